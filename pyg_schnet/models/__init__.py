@@ -1,0 +1,17 @@
+"""Models assembled from layers: SchNet, potentials, files."""
+
+from pyg_schnet.models.checkpoint import load, read_header, save
+from pyg_schnet.models.potential import EnergyModel, Potential
+from pyg_schnet.models.presets import PRESETS, Preset
+from pyg_schnet.models.schnet import SchNet
+
+__all__ = [
+    "PRESETS",
+    "EnergyModel",
+    "Potential",
+    "Preset",
+    "SchNet",
+    "load",
+    "read_header",
+    "save",
+]

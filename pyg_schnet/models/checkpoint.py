@@ -1,0 +1,131 @@
+"""One file for a model: weights in safetensors, the configuration in its header."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from pyg_schnet.models.potential import Potential
+from pyg_schnet.models.schnet import SchNet
+
+_KEY = "pyg_schnet"
+_VERSION = 1
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | None = None) -> None:
+    """Write a model to one ``.safetensors`` file, whole or not at all.
+
+    Args:
+        model: A :class:`~pyg_schnet.SchNet`, or a :class:`~pyg_schnet.Potential` of one.
+        path: The file; its folder is made if needed.
+        info: What else should be known of the model (data, target, unit, errors), as JSON.
+
+    Raises:
+        ValueError: If the model is of another kind, or has an ``interaction_graph``.
+
+    Example:
+        >>> import tempfile
+        >>> from pyg_schnet import SchNet, load, save
+        >>> path = tempfile.mkdtemp() + "/model.safetensors"
+        >>> save(SchNet(32, 32, 2, 20, 5.0), path, info={"unit": "eV"})
+        >>> load(path)
+        SchNet(hidden_channels=32, num_filters=32, num_interactions=2, num_gaussians=20, cutoff=5.0)
+    """
+    network = model.model if isinstance(model, Potential) else model
+    if not isinstance(network, SchNet):
+        raise ValueError(
+            f"save takes a SchNet or a Potential of one, got {type(network).__name__}; "
+            "for other modules use torch.save(module.state_dict(), path)."
+        )
+    header = {
+        "version": _VERSION,
+        "model": type(network).__name__,
+        "config": network.config,
+        "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
+        "potential": None,
+        "info": info or {},
+    }
+    if isinstance(model, Potential):
+        header["potential"] = {"forces": model.forces, "stress": model.stress}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_model(network, aside, metadata={_KEY: json.dumps(header)})
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a checkpoint: version, model, config, dtype, potential, info.
+
+    Args:
+        path: A file that :func:`save` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a safetensors file, or is cut short ({error}); checkpoints are written "
+            "by pyg_schnet.save, and pickles are never loaded."
+        ) from error
+    if _KEY not in metadata:
+        raise ValueError(
+            f"{path} is a safetensors file but not a checkpoint of pyg_schnet: its header has no "
+            f"entry {_KEY!r}."
+        )
+    header: dict[str, Any] = json.loads(metadata[_KEY])
+    if header["version"] > _VERSION or header["model"] != "SchNet":
+        raise ValueError(
+            f"{path} holds a {header['model']} in format {header['version']}, but this version "
+            f"reads SchNet up to format {_VERSION}; install a newer pyg_schnet."
+        )
+    return header
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Read a model that :func:`save` wrote; nothing is ever unpickled.
+
+    Args:
+        path: The file.
+        device: Where the model shall live.
+        dtype: Of its parameters; None keeps that of the file.
+
+    Returns:
+        The SchNet or Potential, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint, or from a newer version.
+    """
+    header = read_header(path)
+    network = SchNet(**header["config"]).to(getattr(torch, header["dtype"]))
+    try:
+        load_model(network, path)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights in {path} do not fit the configuration in its header: {error}"
+        ) from error
+    network = network.to(device=device, dtype=dtype).eval()
+    if header["potential"] is None:
+        return network
+    return Potential(network, **header["potential"]).eval()

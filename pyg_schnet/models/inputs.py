@@ -1,0 +1,60 @@
+"""What every model demands of its input, said in one sentence where it is not so."""
+
+import torch
+from torch import Tensor
+
+from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER
+
+
+def checked_batch(z: Tensor, pos: Tensor, batch: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Check atoms against each other and return ``batch``, zeros where it is None.
+
+    Values of ``z`` are looked at on the CPU only, since reading them back from a GPU would stall
+    it; there an atomic number out of range raises from the embedding.
+
+    Args:
+        z: (N,) atomic numbers; 0 is padding.
+        pos: (N, 3), Å.
+        batch: (N,) or None.
+        dtype: Of the model's parameters.
+
+    Raises:
+        ValueError: If shapes, dtypes or atomic numbers do not fit.
+    """
+    if z.dim() != 1 or z.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        raise ValueError(
+            f"z must be one integer atomic number per atom, shape (N,), got {_kind(z)}; "
+            "convert with z.long()."
+        )
+    if pos.dim() != 2 or pos.size(1) != 3 or pos.size(0) != z.numel():
+        raise ValueError(
+            f"pos must have shape ({z.numel()}, 3) to match z, got {tuple(pos.shape)}."
+        )
+    if pos.dtype != dtype:
+        raise ValueError(
+            f"pos is {_name(pos.dtype)} but the model is {_name(dtype)}: convert one, with "
+            f"pos.to(torch.{_name(dtype)}) or model.to(torch.{_name(pos.dtype)})."
+        )
+    if batch is None:
+        batch = torch.zeros(z.numel(), dtype=torch.long, device=z.device)
+    elif batch.shape != z.shape or batch.is_floating_point():
+        raise ValueError(
+            f"batch must be one integer per atom, shape ({z.numel()},), got {_kind(batch)}."
+        )
+    if z.device.type == "cpu" and z.numel():
+        low, high = (int(v) for v in torch.aminmax(z))
+        if low < 0 or high > MAX_ATOMIC_NUMBER:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"z must lie in 0..{MAX_ATOMIC_NUMBER} (0 is padding), got {wrong}; "
+                "atomic numbers, not symbols or masses, belong here."
+            )
+    return batch.long()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{_name(tensor.dtype)} of shape {tuple(tensor.shape)}"

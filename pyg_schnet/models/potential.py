@@ -1,0 +1,134 @@
+"""Energy, forces and stress of any energy model."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+
+class EnergyModel(Protocol):
+    """What :class:`Potential` asks of a model: the call of :class:`~pyg_schnet.SchNet`."""
+
+    def __call__(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        cell: Tensor | None = None,
+        cell_shift: Tensor | None = None,
+        pbc: Tensor | None = None,
+        *,
+        num_graphs: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Energies (B, 1), eV."""
+
+
+class Potential(nn.Module):
+    r"""Energy with its exact derivatives.
+
+    .. math::
+        \mathbf F_i = -\frac{\partial E}{\partial \mathbf r_i}, \qquad
+        \sigma = \frac{1}{V} \left.\frac{\partial E}{\partial \varepsilon}\right|_{\varepsilon=0}
+
+    where the strain acts as :math:`\mathbf r \to \mathbf r (1 + \varepsilon)` on atoms and cell and
+    is symmetrised, with ASE's sign. Results can be differentiated again (training on forces,
+    Hessians) when gradients are enabled and the potential is in training mode or ``pos`` requires
+    a gradient; otherwise they are detached.
+
+    Schütt et al., J. Chem. Phys. 148, 241722 (2018), equation (9).
+
+    Args:
+        model: Any energy model with the call of :class:`~pyg_schnet.SchNet`.
+        forces: Compute forces.
+        stress: Compute the stress of periodic structures too.
+
+    Example:
+        >>> from pyg_schnet import SchNet
+        >>> water = Data(z=torch.tensor([8, 1, 1]), pos=torch.rand(3, 3))
+        >>> result = Potential(SchNet(32, 32, 2, 20, 5.0)).eval()(water)
+        >>> result["energy"].shape, result["forces"].shape
+        (torch.Size([1]), torch.Size([3, 3]))
+    """
+
+    def __init__(self, model: nn.Module, *, forces: bool = True, stress: bool = False) -> None:
+        super().__init__()
+        if getattr(model, "dipole", False):
+            raise ValueError(
+                "A Potential needs an energy model, but this one predicts a dipole moment."
+            )
+        self.model = model
+        self.forces = forces
+        self.stress = stress
+
+    def forward(self, data: Data) -> dict[str, Tensor]:
+        """Evaluate one structure or a batch.
+
+        Args:
+            data: A ``Data`` or ``Batch`` with ``z`` (N,), ``pos`` (N, 3), and where present
+                ``batch``, ``edge_index``, ``cell`` (B, 3, 3), ``cell_shift`` (E, 3) and ``pbc``
+                (B, 3). Edges are searched for where missing. It is not changed.
+
+        Returns:
+            "energy" (B,) in float64, eV; "forces" (N, 3), eV/Å; and "stress" (B, 3, 3), eV/Å³, if
+            asked for.
+
+        Raises:
+            ValueError: If stress is asked for and ``data`` has no cell; and as the model.
+        """
+        create_graph = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
+        cell = data.get("cell")
+        if self.stress and cell is None:
+            raise ValueError("The stress needs a periodic structure, but data has no cell.")
+        num_graphs = _num_graphs(data)
+        with torch.enable_grad():
+            pos = data.pos if data.pos.requires_grad else data.pos.detach().requires_grad_(True)
+            strained, strained_cell, strain = pos, cell, None
+            if self.stress:
+                strain = pos.new_zeros(num_graphs, 3, 3).requires_grad_(True)
+                strained, strained_cell = _strained(pos, cell, strain, data.get("batch"))
+            energy = self.model(
+                data.z,
+                strained,
+                data.get("batch"),
+                edge_index=data.get("edge_index"),
+                cell=strained_cell,
+                cell_shift=data.get("cell_shift"),
+                pbc=data.get("pbc"),
+                num_graphs=num_graphs,
+                dtype=torch.float64,
+            ).view(num_graphs)
+        result = {"energy": energy if create_graph else energy.detach()}
+        wanted = [pos] if self.forces else []
+        if strain is not None:
+            wanted.append(strain)
+        if not wanted:
+            return result
+        gradients = torch.autograd.grad(
+            energy.sum(), wanted, create_graph=create_graph, materialize_grads=True
+        )
+        if self.forces:
+            result["forces"] = -gradients[0]
+        if strain is not None:
+            volume = torch.linalg.det(cell.view(-1, 3, 3)).abs().view(-1, 1, 1)
+            result["stress"] = gradients[-1] / volume
+        return result
+
+
+def _num_graphs(data: Data) -> int:
+    batch = data.get("batch")
+    if batch is None:
+        return 1
+    return int(data.num_graphs) if hasattr(data, "_num_graphs") else int(batch.max()) + 1
+
+
+def _strained(
+    pos: Tensor, cell: Tensor, strain: Tensor, batch: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    symmetric = 0.5 * (strain + strain.transpose(1, 2))  # [B, 3, 3]
+    cells = cell.view(-1, 3, 3)
+    per_atom = symmetric[torch.zeros_like(pos[:, 0], dtype=torch.long) if batch is None else batch]
+    moved = pos + torch.bmm(pos.unsqueeze(1), per_atom).squeeze(1)
+    return moved, cells + torch.bmm(cells, symmetric)

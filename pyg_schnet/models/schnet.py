@@ -1,0 +1,322 @@
+"""SchNet: embedding, interaction blocks, readout."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.graph.vectors import edge_lengths
+from pyg_schnet.models.inputs import checked_batch
+from pyg_schnet.models.presets import PRESETS
+from pyg_schnet.models.pyg_names import translate_pyg_state
+from pyg_schnet.nn.activation import ShiftedSoftplus
+from pyg_schnet.nn.basis import GaussianSmearing
+from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.interaction import InteractionBlock
+from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole
+
+InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class SchNet(nn.Module):
+    r"""SchNet, a drop-in for ``torch_geometric.nn.SchNet`` that can be all three SchNets.
+
+    .. math::
+        x_i^0 &= a_{Z_i} \\
+        x_i^{l+1} &= x_i^l + v_i^l(x^l, d) \\
+        E &= \sum_i e(x_i^T)
+
+    =====================  ==========================  ============================================
+    :math:`a_Z`            ``embedding``               one vector per element, (100, hidden)
+    :math:`d`              ``distance_expansion``      distances in Gaussians
+    :math:`v^l`            ``interactions[l]``         :class:`~pyg_schnet.nn.InteractionBlock`
+    :math:`e`              ``readout``                 :class:`~pyg_schnet.nn.Atomwise`, or Dipole
+    =====================  ==========================  ============================================
+
+    Schütt et al., NeurIPS 2017; J. Chem. Phys. 148, 241722 (2018). Arguments up to ``atomref`` and
+    their meaning are PyG's, but no neighbour is dropped by default, the cosine stays zero beyond
+    the cutoff for given edges too, and ``atomref`` is not trained. docs/paper_vs_code.md lists
+    every departure; :meth:`preset` gives the papers' own models.
+
+    Args:
+        hidden_channels: Features of an atom.
+        num_filters: Features while convolving.
+        num_interactions: Number of interaction blocks, T.
+        num_gaussians: Size of the radial basis, on a grid from 0 to ``cutoff``.
+        cutoff: Å. With ``cutoff_fn="none"`` only the end of the grid: all pairs interact.
+        interaction_graph: A function of (pos, batch) that returns (edge_index, distances), used
+            instead of the built-in neighbour search.
+        max_num_neighbors: None keeps all neighbours; a number keeps the nearest, and warns.
+        readout: "add" (extensive) or "mean" (intensive).
+        dipole: Predict the magnitude of the dipole moment instead.
+        mean: Mean of the atomic contributions, in the unit of the property.
+        std: Their standard deviation.
+        atomref: Single-atom values by atomic number, (100, 1) or (100,).
+        filters: "exact" evaluates the filter network on each edge; "auto" chooses.
+        filter_activation: After the last layer of the filter network: "linear" (SchNetPack, PyG)
+            or "ssp" (the papers' code).
+        cutoff_fn: "cosine", "hard" or "none".
+        normalize: None, or "neighbors" to divide each convolution by the number of neighbours.
+        gamma: Of the Gaussians, 1/Å²; None takes 1/(2 spacing²).
+        shared_filters: One filter network for all blocks (thesis, section 5.2).
+        seed: Seed of the initial weights; None uses torch's generator as it stands, and draws the
+            same weights as PyG would.
+
+    Raises:
+        ValueError: If an option is unknown or a size not positive.
+
+    Example:
+        >>> model = SchNet(hidden_channels=64, num_filters=64, num_interactions=3, cutoff=5.0)
+        >>> z, pos = torch.tensor([8, 1, 1]), torch.rand(3, 3)
+        >>> model(z, pos).shape
+        torch.Size([1, 1])
+        >>> model
+        SchNet(hidden_channels=64, num_filters=64, num_interactions=3, num_gaussians=50, cutoff=5.0)
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_filters: int = 128,
+        num_interactions: int = 6,
+        num_gaussians: int = 50,
+        cutoff: float = 10.0,
+        interaction_graph: InteractionGraph | None = None,
+        max_num_neighbors: int | None = None,
+        readout: str = "add",
+        dipole: bool = False,
+        mean: float | None = None,
+        std: float | None = None,
+        atomref: Tensor | None = None,
+        *,
+        filters: str = "auto",
+        filter_activation: str = "linear",
+        cutoff_fn: str = "cosine",
+        normalize: str | None = None,
+        gamma: float | None = None,
+        shared_filters: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_channels = _positive("hidden_channels", hidden_channels, 2)
+        self.num_filters = _positive("num_filters", num_filters)
+        self.num_interactions = _positive("num_interactions", num_interactions, 0)
+        self.num_gaussians = num_gaussians
+        self.cutoff = cutoff
+        self.interaction_graph = interaction_graph
+        self.max_num_neighbors = max_num_neighbors
+        self.dipole = dipole
+        if filters not in ("auto", "exact"):
+            raise ValueError(f"filters must be 'auto' or 'exact', got {filters!r}.")
+        self.filters = filters
+        self.filter_activation = filter_activation
+        self.cutoff_fn = cutoff_fn
+        self.normalize = normalize
+        self.gamma = gamma
+        self.shared_filters = shared_filters
+        self.seed = seed
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self._build(readout, mean, std, atomref)
+        self.register_load_state_dict_pre_hook(translate_pyg_state)
+
+    def _build(
+        self, readout: str, mean: float | None, std: float | None, atomref: Tensor | None
+    ) -> None:
+        """Make the layers, in the order in which PyG draws their random numbers."""
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, self.hidden_channels, padding_idx=0)
+        self.distance_expansion = GaussianSmearing(
+            0.0, self.cutoff, self.num_gaussians, self.gamma
+        )
+        shared = None
+        if self.shared_filters:
+            shared = FilterNetwork(self.num_gaussians, self.num_filters, self.filter_activation)
+        self.interactions = nn.ModuleList(
+            InteractionBlock(
+                self.hidden_channels,
+                self.num_gaussians,
+                self.num_filters,
+                self.cutoff,
+                filter_activation=self.filter_activation,
+                cutoff_fn=self.cutoff_fn,
+                normalize=self.normalize,
+                filter_network=shared,
+            )
+            for _ in range(self.num_interactions)
+        )
+        self.readout: Atomwise | Dipole
+        if self.dipole:
+            self.readout = Dipole(self.hidden_channels)
+        else:
+            self.readout = Atomwise(
+                self.hidden_channels, readout=readout, mean=mean, std=std, atomref=atomref
+            )
+        self.act = ShiftedSoftplus()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights: normal embeddings, Xavier-uniform dense layers, zero biases."""
+        self.embedding.reset_parameters()
+        for block in self.interactions:
+            block.reset_parameters()
+        self.readout.reset_parameters()
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """One of the SchNets that people mean by the name, with its source.
+
+        Args:
+            name: "neurips-2017", "jcp-2018", "chapter-2020", "schnetpack" or "pyg"; see
+                :mod:`pyg_schnet.models.presets`.
+            **overrides: Arguments of the constructor that shall differ.
+
+        Raises:
+            ValueError: If the name is unknown.
+            TypeError: If an override is no argument of the constructor.
+
+        Example:
+            >>> SchNet.preset("neurips-2017").filter_activation
+            'ssp'
+        """
+        if name not in PRESETS:
+            known = ", ".join(repr(key) for key in PRESETS)
+            raise ValueError(f"preset must be one of {known}, got {name!r}.")
+        return cls(**{**PRESETS[name].arguments, **overrides})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make this architecture again; constants are in the buffers.
+
+        Raises:
+            ValueError: If ``interaction_graph`` is set, since a function cannot be written down.
+        """
+        if self.interaction_graph is not None:
+            raise ValueError(
+                "A SchNet with an interaction_graph cannot be written to a file; set "
+                "model.interaction_graph = None and give edge_index, or set it again after loading."
+            )
+        given_apart = ("interaction_graph", "readout", "mean", "std", "atomref")
+        names = [n for n in inspect.signature(SchNet).parameters if n not in given_apart]
+        readout = self.readout.readout if isinstance(self.readout, Atomwise) else "add"
+        return {name: getattr(self, name) for name in names} | {"readout": readout}
+
+    def features(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        cell: Tensor | None = None,
+        cell_shift: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
+        """Features of the atoms after the last interaction, (N, hidden_channels).
+
+        Arguments as :meth:`forward`.
+        """
+        batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
+        edge_index, distance = self.edges(pos, batch, edge_index, cell, cell_shift, pbc)
+        edge_attr = self.distance_expansion(distance)  # [E, G]
+        x = self.embedding(z if z.dtype == torch.int32 else z.long())  # [N, H]
+        for block in self.interactions:
+            x = x + block(x, edge_index, distance, edge_attr)
+        return x
+
+    def edges(
+        self,
+        pos: Tensor,
+        batch: Tensor,
+        edge_index: Tensor | None = None,
+        cell: Tensor | None = None,
+        cell_shift: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The edges (2, E) and their lengths (E,), Å; found where they are not given."""
+        if edge_index is None and self.interaction_graph is not None:
+            return self.interaction_graph(pos, batch)
+        if edge_index is None:
+            all_pairs = self.cutoff_fn == "none" and cell is None
+            edge_index, cell_shift = neighbor_edges(
+                pos,
+                None if all_pairs else self.cutoff,
+                batch=batch,
+                cell=cell,
+                pbc=pbc,
+                max_num_neighbors=self.max_num_neighbors,
+            )
+        return edge_index, edge_lengths(pos, edge_index, cell, cell_shift, batch)
+
+    def atomwise(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        cell: Tensor | None = None,
+        cell_shift: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
+        """Contributions of the atoms, (N, 1): energies, or charges for a dipole.
+
+        Arguments as :meth:`forward`. Sums (or means) of them are its result.
+        """
+        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
+        return self.readout.contributions(x, z.long()).to(x.dtype)
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        cell: Tensor | None = None,
+        cell_shift: Tensor | None = None,
+        pbc: Tensor | None = None,
+        *,
+        num_graphs: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            z: Atomic numbers (N,), integers in 0..99; 0 is padding, an atom of zero features.
+            pos: Positions (N, 3), Å, in the dtype of the model.
+            batch: Molecule of each atom (N,); None for one molecule.
+            edge_index: (2, E): row 0 source j, row 1 target i. None searches for neighbours.
+            cell: Lattice vectors as rows, (3, 3) or (B, 3, 3), Å; None for molecules.
+            cell_shift: (E, 3) integers, given with ``edge_index`` for periodic structures.
+            pbc: (3,) or (B, 3) booleans; None with a ``cell`` means periodic in all directions.
+            num_graphs: Number of molecules; None takes the largest number in ``batch`` plus one.
+            dtype: Of the result. float64 keeps what float32 cannot hold of a total energy.
+
+        Returns:
+            (B, 1).
+
+        Raises:
+            ValueError: If shapes, dtypes or atomic numbers do not fit; and from the neighbour
+                search, if positions are not finite or two atoms lie on one point.
+        """
+        batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
+        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
+        if num_graphs is None:
+            num_graphs = int(batch.max()) + 1 if batch.numel() else 0
+        if isinstance(self.readout, Dipole):
+            return self.readout(x, z.long(), batch, num_graphs, pos, dtype)
+        return self.readout(x, z.long(), batch, num_graphs, dtype)
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}(hidden_channels={self.hidden_channels}, "
+            f"num_filters={self.num_filters}, num_interactions={self.num_interactions}, "
+            f"num_gaussians={self.num_gaussians}, cutoff={self.cutoff})"
+        )
+
+
+def _positive(name: str, value: int, least: int = 1) -> int:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return value
