@@ -1,0 +1,43 @@
+# Two commands: `make train` trains a SchNet on QM9, `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/qm9-u0-8min
+
+.PHONY: help install train test lint extensions clean
+
+help:
+	@echo "make train       install into $(VENV), get QM9, train 8 minutes, evaluate, plot"
+	@echo "make test        install into $(VENV), run the tests with coverage"
+	@echo "make lint        ruff and mypy"
+	@echo "make extensions  build torch-scatter and torch-cluster (15 minutes; optional)"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,qm9,dev]"
+	touch $@
+
+train: install
+	$(BIN)/pyg-schnet train qm9 --config pyg_schnet/training/configs/qm9_u0_8min.yaml \
+		--output $(RUN) --overwrite true
+
+test: install
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 \
+		--doctest-modules --doctest-glob="docs/*.md" \
+		--pyargs pyg_schnet pyg_schnet.datasets tests docs
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Compiled against the torch in $(VENV), hence no build isolation.
+extensions: install
+	$(BIN)/python -m pip install -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --no-build-isolation -c constraints.txt torch-scatter torch-cluster
+
+clean:
+	rm -rf $(VENV) build *.egg-info

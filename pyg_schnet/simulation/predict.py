@@ -1,0 +1,110 @@
+"""Predictions for anything that ASE reads."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch_geometric.data import Data
+
+from pyg_schnet.models import Potential, SchNet
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def atoms_to_data(atoms: "Atoms", dtype: torch.dtype = torch.float32) -> Data:
+    """An ASE structure as PyG data: ``z``, ``pos``, and for periodic ones ``cell`` and ``pbc``.
+
+    Args:
+        atoms: The structure.
+        dtype: Of positions and cell.
+
+    Raises:
+        ValueError: If a position is not finite, or a periodic direction has no lattice vector.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> atoms_to_data(molecule("H2O"))
+        Data(pos=[3, 3], z=[3])
+    """
+    if not np.isfinite(atoms.positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(1))[0])
+        raise ValueError(f"Atom {bad} has the position {atoms.positions[bad]}, which is not finite.")
+    data = Data(
+        z=torch.from_numpy(atoms.numbers.astype(np.int64)),
+        pos=torch.tensor(atoms.positions, dtype=dtype),
+    )
+    if atoms.pbc.any():
+        if atoms.cell.rank < 3 and atoms.cell.array[atoms.pbc].any(axis=1).sum() < atoms.pbc.sum():
+            raise ValueError(
+                f"The structure is periodic in {atoms.pbc.tolist()} but its cell is "
+                f"{atoms.cell.array.tolist()}; give a lattice vector for each periodic direction."
+            )
+        data.cell = torch.tensor(atoms.cell.complete().array, dtype=dtype).view(1, 3, 3)
+        data.pbc = torch.from_numpy(atoms.pbc.copy()).view(1, 3)
+    return data
+
+
+def predict_file(
+    path: str | os.PathLike[str], model: nn.Module, forces: bool = False, index: str = ":"
+) -> Iterator[dict[str, object]]:
+    """Predict each structure of a file, one after the other.
+
+    Args:
+        path: Anything that ASE reads.
+        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.Potential`.
+        forces: Forces too.
+        index: Which structures, in ASE's notation.
+
+    Yields:
+        "index", "formula", "prediction" (float, in the unit of the model) and, if asked for,
+        "forces" (N, 3) NumPy.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If ASE cannot read it; the sentence names the file.
+    """
+    from ase.io import iread
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no structure file at {path}.")
+    network = model.model if isinstance(model, Potential) else model
+    if not isinstance(network, SchNet):
+        raise ValueError(f"model must be a SchNet or a Potential of one, got {type(model).__name__}.")
+    weight = network.embedding.weight
+    potential = Potential(network, forces=True) if forces else None
+    network.eval()
+    structures = iread(path, index)
+    number = 0
+    while True:
+        try:
+            atoms = next(structures)
+        except StopIteration:
+            return
+        except Exception as error:  # ASE's readers raise what their formats happen to raise
+            raise ValueError(
+                f"ASE cannot read structure {number} of {path}: {type(error).__name__}: {error}"
+            ) from error
+        data = atoms_to_data(atoms, weight.dtype).to(weight.device)
+        row: dict[str, object] = {"index": number, "formula": atoms.get_chemical_formula()}
+        if potential is not None:
+            result = potential.eval()(data)
+            row["prediction"] = float(result["energy"])
+            row["forces"] = result["forces"].cpu().numpy()
+        else:
+            with torch.no_grad():
+                out = network(
+                    data.z,
+                    data.pos,
+                    cell=data.get("cell"),
+                    pbc=data.get("pbc"),
+                    num_graphs=1,
+                    dtype=torch.float64,
+                )
+            row["prediction"] = float(out)
+        yield row
+        number += 1

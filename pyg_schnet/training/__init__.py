@@ -1,0 +1,1 @@
+"""Training: splits, batches, protocols, runs. Needs the extra ``[train]``."""

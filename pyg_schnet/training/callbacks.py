@@ -1,0 +1,203 @@
+"""What happens around the steps: best weights, clean stops, resuming, progress."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pyg_schnet.models import save
+from pyg_schnet.training.module import PropertyTraining
+
+
+class BestModel(Callback):
+    """Writes the model of the best validation so far, and remembers its error.
+
+    Must stand before the weight averaging among the callbacks: at the end of a validation the
+    averaged weights are still in place then.
+
+    Args:
+        path: The ``.safetensors`` file.
+        info: What to write into its header besides.
+    """
+
+    def __init__(self, path: Path, info: dict[str, Any]) -> None:
+        self.path = path
+        self.info = info
+        self.best = float("inf")
+        self.best_step = -1
+        self.checks_since = 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
+        """Keep the weights if they are the best."""
+        if trainer.sanity_checking:
+            return
+        mae = float((torch.cat(module._errors) * module.factor).abs().mean())
+        self.checks_since += 1
+        if mae < self.best:
+            self.best, self.best_step, self.checks_since = mae, trainer.global_step, 0
+            info = {**self.info, "val_mae": mae, "step": trainer.global_step}
+            save(module.model, self.path, info=info)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best error and when it was reached."""
+        return {"best": self.best, "step": self.best_step, "checks_since": self.checks_since}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.best_step = state["best"], state["step"]
+        self.checks_since = state["checks_since"]
+
+
+class StopCleanly(Callback):
+    """Ends the run after the current step on Ctrl-C, at the time limit, or without improvement.
+
+    A second Ctrl-C interrupts at once. Stops of other kinds (``max_steps``) are Lightning's.
+
+    Args:
+        best: Whose patience is watched.
+        max_seconds: Training time, or None.
+        patience: Validations without improvement.
+    """
+
+    def __init__(self, best: BestModel, max_seconds: float | None, patience: int) -> None:
+        self.best = best
+        self.max_seconds = max_seconds
+        self.patience = patience
+        self.reason: str | None = None
+        self._previous: Any = None
+
+    def on_fit_start(self, trainer: L.Trainer, module: PropertyTraining) -> None:
+        """Take over Ctrl-C; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.reason = "interrupted"
+            trainer.should_stop = True
+            signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
+            print("\nStopping after this step; Ctrl-C again to stop at once.", file=sys.stderr)
+
+        self._previous = signal.signal(signal.SIGINT, handle)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: PropertyTraining, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock."""
+        if self.max_seconds is not None and module.elapsed() >= self.max_seconds:
+            self.reason = self.reason or "max_time"
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
+        """Look at the patience."""
+        if self.best.checks_since >= self.patience:
+            self.reason = self.reason or "no improvement"
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, module: PropertyTraining, stage: str) -> None:
+        """Give Ctrl-C back."""
+        if self._previous is not None and stage == "fit":
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+class ResumePoint(Callback):
+    """Keeps a file from which the run goes on bit for bit: at validations and at the end.
+
+    Must stand before the weight averaging among the callbacks, which at the end replaces the
+    weights by their average.
+
+    Args:
+        path: The ``.ckpt`` file, of tensors and plain numbers only.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def _save(self, trainer: L.Trainer) -> None:
+        aside = self.path.with_suffix(".part")
+        trainer.save_checkpoint(aside)
+        os.replace(aside, self.path)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Save."""
+        self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Save, but not on the sanity check."""
+        if not trainer.sanity_checking and trainer.global_step > 0:
+            self._save(trainer)
+
+
+class ShowProgress(Callback):
+    """One bar on a terminal, one line per validation elsewhere, errors in the paper's unit.
+
+    Args:
+        name: What is trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Progress | None = None
+        self.total = 0
+
+    def on_train_start(self, trainer: L.Trainer, module: PropertyTraining) -> None:
+        """Show the bar."""
+        self.total = module.schedule.max_steps or trainer.max_steps
+        if not sys.stderr.isatty():
+            return
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            MofNCompleteColumn(),
+            refresh_per_second=2,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task(self.name, total=1000, state="")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: PropertyTraining, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self.bar is not None and trainer.global_step % 20 == 0:
+            done = module.schedule.progress(trainer.global_step, module.elapsed())
+            self.bar.update(self.task, completed=int(1000 * done))
+
+    def on_validation_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
+        """Tell the error."""
+        if trainer.sanity_checking:
+            return
+        mae = float(trainer.callback_metrics["val_mae"])
+        rate = module.optimizers().param_groups[0]["lr"]
+        if self.bar is not None:
+            self.bar.update(self.task, state=f"val MAE {mae:.3f} {module.unit}")
+            return
+        print(
+            f"step {trainer.global_step:>8,}  {module.elapsed():7.0f} s  lr {rate:.2e}  "
+            f"val MAE {mae:.3f} {module.unit}",
+            flush=True,
+        )
+
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Take the bar down."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,132 @@
+"""Options of a training run."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass
+class TrainingConfig:
+    """Everything that defines a run; the defaults are the papers' protocol.
+
+    Args:
+        target: Property to learn; energies in eV.
+        root: Folder of the processed data set.
+        raw: Raw folder or archive to read the data set from; by default the installed package or
+            the original download.
+        output: Folder of the run; by default runs/DATASET-TARGET.
+        train_size: Molecules to train on (110,000: J. Chem. Phys. 2018).
+        val_size: Molecules for validation (1,000 in the paper of 2017).
+        test_size: Molecules for test; by default all others.
+        split_seed: Seed of the split.
+        split_file: An npz with train, val and test rows to use instead.
+        preset: A SchNet by name (neurips-2017, jcp-2018, chapter-2020, schnetpack, pyg); the model
+            options below are then not used.
+        hidden_channels: Features of an atom.
+        num_filters: Features while convolving.
+        num_interactions: Number of interaction blocks, T.
+        num_gaussians: Size of the radial basis.
+        cutoff: Å.
+        cutoff_fn: cosine, hard or none (all pairs).
+        filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
+        readout: add (extensive), mean (intensive), or auto by target.
+        offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
+        loss: mse (as the papers) or mae.
+        batch_size: Molecules in a training batch.
+        eval_batch_size: Molecules in a validation or test batch.
+        lr: Initial learning rate of Adam.
+        schedule: exponential, cosine, sgdr (warm restarts) or constant.
+        min_lr: Final learning rate of cosine and sgdr.
+        decay: Factor of the exponential schedule.
+        decay_steps: Steps in which it acts once.
+        restart_steps: Steps between warm restarts.
+        ema: Decay of the moving average of weights that is validated, tested and kept.
+        gradient_clip: Largest norm of the gradient; 0 for no limit.
+        precision: 32-true, 64-true, bf16-mixed or 16-mixed.
+        max_steps: Steps to train at most.
+        max_time: Time to train at most, such as 90s, 8m, 1.5h or 01:30:00.
+        val_every: Steps between validations.
+        patience: Validations without improvement before training stops.
+        log_every: Steps between two lines of the log.
+        seed: Seed of weights and batches.
+        accelerator: auto, cpu or gpu.
+        tensorboard: Write TensorBoard logs beside the CSV.
+    """
+
+    target: str = "U0"
+    root: str = "data/qm9"
+    raw: str | None = None
+    output: str | None = None
+    train_size: int = 110_000
+    val_size: int = 10_000
+    test_size: int | None = None
+    split_seed: int = 0
+    split_file: str | None = None
+    preset: str | None = None
+    hidden_channels: int = 64
+    num_filters: int = 64
+    num_interactions: int = 6
+    num_gaussians: int = 25
+    cutoff: float = 5.0
+    cutoff_fn: str = "cosine"
+    filter_activation: str = "linear"
+    readout: str = "auto"
+    offsets: str = "dressed"
+    loss: str = "mse"
+    batch_size: int = 32
+    eval_batch_size: int = 256
+    lr: float = 1e-3
+    schedule: str = "exponential"
+    min_lr: float = 0.0
+    decay: float = 0.96
+    decay_steps: int = 100_000
+    restart_steps: int = 50_000
+    ema: float = 0.99
+    gradient_clip: float = 0.0
+    precision: str = "32-true"
+    max_steps: int = 3_000_000
+    max_time: str | None = None
+    val_every: int = 5_000
+    patience: int = 50
+    log_every: int = 100
+    seed: int = 0
+    accelerator: str = "auto"
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("precision", ("32-true", "64-true", "bf16-mixed", "16-mixed")),
+            ("loss", ("mse", "mae")),
+            ("readout", ("auto", "add", "mean")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
+                )
+        for name in ("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}.")
+        seconds(self.max_time)
+
+
+def seconds(text: str | None) -> float | None:
+    """A time such as "90s", "8m", "1.5h", "00:08:00" or "480" in seconds.
+
+    Args:
+        text: The time, or None for no limit.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+        >>> seconds("8m"), seconds("01:30:00")
+        (480.0, 5400.0)
+    """
+    if text is None:
+        return None
+    if match := re.fullmatch(r"(\d+(?:\.\d*)?)\s*([smhd]?)", text.strip()):
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d)", text.strip()):
+        return 3600.0 * int(match[1]) + 60.0 * int(match[2]) + int(match[3])
+    raise ValueError(f"max_time must look like 90s, 8m, 1.5h or 01:30:00, got {text!r}.")

@@ -1,0 +1,265 @@
+"""A training run from data to metrics, in one folder."""
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from pyg_schnet.models import SchNet, load
+from pyg_schnet.nn.readout import Atomwise
+from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader
+from pyg_schnet.training.callbacks import BestModel, ResumePoint, ShowProgress, StopCleanly
+from pyg_schnet.training.config import TrainingConfig, seconds
+from pyg_schnet.training.evaluation import Evaluation, edge_cutoff, evaluate
+from pyg_schnet.training.module import PropertyTraining
+from pyg_schnet.training.schedules import Schedule
+from pyg_schnet.training.splits import Split
+from pyg_schnet.training.statistics import baseline_maes, offsets
+
+
+@dataclass(frozen=True)
+class Property:
+    """What is learned.
+
+    Args:
+        name: Of the target.
+        unit: Of the target in the table.
+        shown_unit: In which errors are told: the paper's.
+        shown_per_unit: The unit in shown units.
+        extensive: Sum of contributions, else their mean.
+        dipole: The magnitude of a dipole moment.
+        atomref: (100, 1) single-atom references, or None.
+    """
+
+    name: str
+    unit: str
+    shown_unit: str
+    shown_per_unit: float = 1.0
+    extensive: bool = True
+    dipole: bool = False
+    atomref: Tensor | None = None
+
+
+def build_model(
+    config: TrainingConfig, wanted: Property, table: MoleculeTable, train: Tensor
+) -> SchNet:
+    """The untrained SchNet of a run, with its constants from the training set.
+
+    Args:
+        config: Options of the run.
+        wanted: What is learned.
+        table: The molecules.
+        train: Rows of the training set.
+
+    Raises:
+        ValueError: As :class:`~pyg_schnet.SchNet` and
+            :func:`~pyg_schnet.training.statistics.offsets`.
+    """
+    readout = config.readout
+    if readout == "auto":
+        readout = "add" if wanted.extensive else "mean"
+    common: dict[str, Any] = {"readout": readout, "dipole": wanted.dipole, "seed": config.seed}
+    if config.preset is not None:
+        model = SchNet.preset(config.preset, **common)
+    else:
+        model = SchNet(
+            config.hidden_channels,
+            config.num_filters,
+            config.num_interactions,
+            config.num_gaussians,
+            config.cutoff,
+            cutoff_fn=config.cutoff_fn,
+            filter_activation=config.filter_activation,
+            **common,
+        )
+    if isinstance(model.readout, Atomwise):
+        known = offsets(table, train, config.offsets, readout, wanted.atomref)
+        model.readout.set_statistics(known.mean, known.std, known.atomref)
+    return model.double() if config.precision == "64-true" else model
+
+
+def train(
+    config: TrainingConfig,
+    wanted: Property,
+    table: MoleculeTable,
+    split: Split,
+    folder: Path,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train, keep the best weights, test them, and write everything down.
+
+    Writes into ``folder``: split.npz, best.safetensors, last.ckpt, log/*/metrics.csv,
+    tensorboard/, predictions.npz and metrics.json.
+
+    Args:
+        config: Options of the run.
+        wanted: What is learned.
+        table: The molecules.
+        split: Rows for training, validation and test.
+        folder: Of the run, made if needed.
+        resume: Go on from last.ckpt.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        FileNotFoundError: If there is nothing to resume.
+        ValueError: If an option or the split does not fit the data.
+    """
+    last = folder / "last.ckpt"
+    if resume and not last.is_file():
+        raise FileNotFoundError(f"There is no {last} to resume from.")
+    if split.val.numel() == 0 or split.test.numel() == 0:
+        raise ValueError("val_size and test_size must be at least 1: best weights are chosen by "
+                         "validation and judged by test.")
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build_model(config, wanted, table, split.train)
+    split.save(folder / "split.npz")
+    limit = seconds(config.max_time)
+    schedule = Schedule(
+        config.schedule,
+        config.lr,
+        config.min_lr,
+        config.decay,
+        config.decay_steps,
+        config.restart_steps,
+        config.max_steps,
+        limit,
+    )
+    module = PropertyTraining(model, schedule, config.loss, wanted.shown_per_unit, wanted.shown_unit)
+    info = {"target": wanted.name, "unit": wanted.unit}
+    best = BestModel(folder / "best.safetensors", info)
+    stop = StopCleanly(best, limit, config.patience)
+    average = WeightAveraging(
+        use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema)
+    )
+    callbacks = [best, stop, ResumePoint(last), ShowProgress(wanted.name), average]
+    start = 0
+    if resume:
+        start = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
+    cutoff = edge_cutoff(model)
+    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start)
+    validation = OrderedLoader(table, split.val, config.eval_batch_size, cutoff)
+    if start < config.max_steps:
+        with _quiet():
+            trainer = _trainer(config, folder, callbacks, start)
+            trainer.fit(
+                module, loader, validation, ckpt_path=last if resume else None, weights_only=True
+            )
+        start = trainer.global_step
+    trained = load(folder / "best.safetensors", device=module.device)
+    assert isinstance(trained, SchNet)
+    result = evaluate(trained, table, split.test, config.eval_batch_size)
+    metrics = _metrics(config, wanted, table, split, result)
+    metrics |= {
+        "val_mae": best.best,
+        "best_step": best.best_step,
+        "steps": start,
+        "seconds": round(module.elapsed(), 1),
+        "stopped": stop.reason or "max_steps",
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    _write_results(folder, split, result, metrics)
+    return metrics
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's remarks on hardware, loaders and its own deprecations from the user."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Loaders in the main process are on purpose: a batch costs a millisecond.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _trainer(
+    config: TrainingConfig, folder: Path, callbacks: list[Any], start: int
+) -> L.Trainer:
+    # A resumed run logs beside, not over, what it logged before.
+    part = f"from_step_{start:08d}"
+    loggers: list[Logger] = [CSVLogger(folder, name="log", version=part)]
+    if config.tensorboard:
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision,
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        val_check_interval=config.val_every,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=config.log_every,
+        gradient_clip_val=config.gradient_clip or None,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=folder,
+    )
+
+
+def _metrics(
+    config: TrainingConfig,
+    wanted: Property,
+    table: MoleculeTable,
+    split: Split,
+    result: Evaluation,
+) -> dict[str, Any]:
+    unit = re.sub(r"[^A-Za-z0-9]+", "_", wanted.shown_unit).strip("_")
+    mean, dressed = baseline_maes(table, split.train, split.test)
+    f = wanted.shown_per_unit
+    return {
+        "target": wanted.name,
+        "unit": wanted.shown_unit,
+        "shown_per_unit": f,
+        "test_mae": result.mae() * f,
+        "test_rmse": result.rmse() * f,
+        f"test_mae_{unit}": result.mae() * f,
+        f"test_rmse_{unit}": result.rmse() * f,
+        f"baseline_mean_mae_{unit}": mean * f,
+        f"baseline_dressed_atom_mae_{unit}": dressed * f,
+        "n_train": split.train.numel(),
+        "n_val": split.val.numel(),
+        "n_test": split.test.numel(),
+        "seed": config.seed,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _write_results(
+    folder: Path, split: Split, result: Evaluation, metrics: dict[str, Any]
+) -> None:
+    aside = folder / "predictions.part.npz"
+    np.savez(
+        aside,
+        rows=split.test.numpy(),
+        reference=result.reference.numpy(),
+        prediction=result.prediction.numpy(),
+    )
+    os.replace(aside, folder / "predictions.npz")
+    part = folder / "metrics.json.part"
+    part.write_text(json.dumps(metrics, indent=2) + "\n")
+    os.replace(part, folder / "metrics.json")

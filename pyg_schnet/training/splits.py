@@ -1,0 +1,93 @@
+"""Training, validation and test sets that do not overlap and can be read again."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a data set for training, validation and test, each a (n,) int64 tensor.
+
+    Raises:
+        ValueError: If a row occurs twice.
+    """
+
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    def __post_init__(self) -> None:
+        rows = torch.cat([self.train, self.val, self.test])
+        if rows.unique().numel() != rows.numel():
+            raise ValueError(
+                "The split uses some rows more than once: training, validation and test must be "
+                "disjoint."
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` file, whole or not at all."""
+        aside = Path(f"{path}.part.npz")
+        np.savez(aside, train=self.train.numpy(), val=self.val.numpy(), test=self.test.numpy())
+        os.replace(aside, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Split":
+        """Read what :meth:`save` wrote, or any npz with train/val/test (``train_idx`` ... too).
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it lacks one of the three.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no split file at {path}.")
+        parts = []
+        with np.load(path, allow_pickle=False) as file:
+            for name in ("train", "val", "test"):
+                key = name if name in file else f"{name}_idx"
+                if key not in file:
+                    raise ValueError(
+                        f"{path} has no array {name!r} (or '{name}_idx'); it holds {list(file)}."
+                    )
+                parts.append(torch.from_numpy(file[key].astype(np.int64)))
+        return cls(*parts)
+
+
+def random_split(
+    size: int, train: int, val: int, test: int | None = None, seed: int = 0
+) -> Split:
+    """A seeded random split by numbers of rows.
+
+    The same seed and sizes give the same split on every machine and with every version of torch,
+    since NumPy's PCG64 stream is fixed.
+
+    Args:
+        size: Rows in the data set.
+        train: Rows for training.
+        val: Rows for validation.
+        test: Rows for test; None takes the rest.
+        seed: Of the permutation.
+
+    Raises:
+        ValueError: If a size is negative, nothing is left to train on, or more is asked for than
+            there is.
+
+    Example:
+        >>> split = random_split(10, train=6, val=2)
+        >>> split.train.numel(), split.val.numel(), split.test.numel()
+        (6, 2, 2)
+    """
+    rest = size - train - val
+    wanted = rest if test is None else test
+    if train < 1 or val < 0 or wanted < 0 or train + val + wanted > size:
+        raise ValueError(
+            f"Cannot split {size} molecules into train={train}, val={val}, "
+            f"test={'rest' if test is None else test}: sizes must not be negative, train at least "
+            f"1, and their sum at most {size}."
+        )
+    order = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(size))
+    return Split(order[:train], order[train : train + val], order[train + val :][:wanted])

@@ -1,0 +1,96 @@
+"""What can be predicted without a network: means and dressed atoms."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyg_schnet.training.batches import MoleculeTable
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Constants of the readout: per-atom ``mean`` and ``std``, and ``atomref`` (100, 1)."""
+
+    mean: float
+    std: float
+    atomref: Tensor
+
+
+def dressed_atoms(table: MoleculeTable, rows: Tensor) -> Tensor:
+    r"""One energy per element that fits the targets best by composition alone.
+
+    .. math::
+        \min_{e} \sum_{m \in \mathrm{rows}} \Big( y_m - \sum_Z n_{mZ}\,e_Z \Big)^2
+
+    Elements that do not occur get zero. Where compositions do not determine the solution, it is
+    the shortest one.
+
+    Args:
+        table: The molecules.
+        rows: Those to fit, usually the training set.
+
+    Returns:
+        (100, 1), float64.
+    """
+    counts = table.composition()[rows]
+    present = counts.sum(0) > 0
+    # gelsd copes with rank-deficient compositions (isomers, a single molecule); the default does not.
+    fit = torch.linalg.lstsq(counts[:, present], table.y[rows, :1], driver="gelsd").solution
+    atomref = torch.zeros(100, 1, dtype=torch.float64)
+    atomref[present] = fit
+    return atomref
+
+
+def offsets(
+    table: MoleculeTable,
+    rows: Tensor,
+    kind: str,
+    readout: str,
+    atomref: Tensor | None = None,
+) -> Offsets:
+    """Constants of the readout from the training set.
+
+    Args:
+        table: The molecules.
+        rows: The training set.
+        kind: "dressed" (regression on the composition), "atomref" (single-atom references given,
+            then the mean per atom, as the papers) or "mean" (mean per atom only).
+        readout: "add" or "mean"; for "mean" the target itself is the mean of contributions.
+        atomref: (100, 1) single-atom references, for kind "atomref".
+
+    Raises:
+        ValueError: If ``kind`` is unknown, or "atomref" without references.
+    """
+    if kind not in ("dressed", "atomref", "mean"):
+        raise ValueError(f"offsets must be 'dressed', 'atomref' or 'mean', got {kind!r}.")
+    if kind == "atomref" and atomref is None:
+        raise ValueError(
+            "This target has no single-atom references; use offsets='dressed' or 'mean'."
+        )
+    per_element = torch.zeros(100, 1, dtype=torch.float64)
+    if kind == "dressed" and readout == "add":
+        per_element = dressed_atoms(table, rows)
+    elif kind == "atomref" and atomref is not None:
+        per_element = atomref.double()
+    counts = table.composition()[rows]
+    y = table.y[rows, 0]
+    atoms = table.num_atoms[rows].double()
+    if readout == "add":
+        per_atom = (y - (counts @ per_element).squeeze(1)) / atoms
+    else:
+        per_atom = y - (counts @ per_element).squeeze(1) / atoms
+    std = float(per_atom.std()) if len(rows) > 1 else 0.0
+    return Offsets(float(per_atom.mean()), std if std > 1e-8 else 1.0, per_element)
+
+
+def baseline_maes(table: MoleculeTable, train: Tensor, test: Tensor) -> tuple[float, float]:
+    """Test errors of the mean predictor and of the dressed atoms, both fitted on ``train``.
+
+    Returns:
+        Two mean absolute errors in the unit of the target.
+    """
+    y = table.y[test, 0]
+    mean = (y - table.y[train, 0].mean()).abs().mean()
+    dressed = (table.composition()[test] @ dressed_atoms(table, train)).squeeze(1)
+    return float(mean), float((y - dressed).abs().mean())
