@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(_with_resumed_config(arguments))
     try:
         _VERBS[options.verb](options[options.verb])
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, OSError) as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+        FileExistsError,
+        ImportError,
+        OSError,
+        ArithmeticError,
+    ) as error:
         print(f"pyg-schnet: {error}", file=sys.stderr)
         return 2
     return 0
@@ -175,7 +181,6 @@ def train_qm9(config: "TrainingConfig", folder: Path, resume: bool = False) -> d
         The metrics, as in metrics.json.
     """
     import torch
-    import yaml
 
     from pyg_schnet.analysis import plot_run
     from pyg_schnet.datasets import QM9
@@ -192,8 +197,6 @@ def train_qm9(config: "TrainingConfig", folder: Path, resume: bool = False) -> d
         )
     dtype = torch.float64 if config.precision == "64-true" else torch.float32
     table = MoleculeTable.from_dataset(dataset, dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
     print(
         f"Training on {config.target} of QM9: {split.train.numel():,} molecules, "
         f"{split.val.numel():,} for validation, {split.test.numel():,} for test; run folder "

@@ -33,7 +33,9 @@ def atoms_to_data(atoms: "Atoms", dtype: torch.dtype = torch.float32) -> Data:
     """
     if not np.isfinite(atoms.positions).all():
         bad = int(np.flatnonzero(~np.isfinite(atoms.positions).all(1))[0])
-        raise ValueError(f"Atom {bad} has the position {atoms.positions[bad]}, which is not finite.")
+        raise ValueError(
+            f"Atom {bad} has the position {atoms.positions[bad]}, which is not finite."
+        )
     data = Data(
         z=torch.from_numpy(atoms.numbers.astype(np.int64)),
         pos=torch.tensor(atoms.positions, dtype=dtype),
@@ -74,7 +76,9 @@ def predict_file(
         raise FileNotFoundError(f"There is no structure file at {path}.")
     network = model.model if isinstance(model, Potential) else model
     if not isinstance(network, SchNet):
-        raise ValueError(f"model must be a SchNet or a Potential of one, got {type(model).__name__}.")
+        raise ValueError(
+            f"model must be a SchNet or a Potential of one, got {type(model).__name__}."
+        )
     weight = network.embedding.weight
     potential = Potential(network, forces=True) if forces else None
     network.eval()

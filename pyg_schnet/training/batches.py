@@ -39,7 +39,9 @@ class MoleculeTable:
         self.num_atoms = ptr.diff()
 
     @classmethod
-    def from_dataset(cls, dataset: InMemoryDataset, dtype: torch.dtype = torch.float32) -> "MoleculeTable":
+    def from_dataset(
+        cls, dataset: InMemoryDataset, dtype: torch.dtype = torch.float32
+    ) -> "MoleculeTable":
         """Take ``z``, ``pos`` and ``y`` of every molecule, in the order of the whole data set.
 
         Args:
@@ -50,7 +52,9 @@ class MoleculeTable:
             ValueError: If it is an indexed view.
         """
         if dataset._indices is not None:
-            raise ValueError("Give the whole data set and choose rows by a Split, not a view of it.")
+            raise ValueError(
+                "Give the whole data set and choose rows by a Split, not a view of it."
+            )
         data, slices = dataset._data, dataset.slices
         return cls(data.z.long(), data.pos.to(dtype), slices["z"], data.y.double())
 

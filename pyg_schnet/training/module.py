@@ -60,9 +60,7 @@ class PropertyTraining(L.LightningModule):
         head = self.model.readout
         edges = batch.edge_index
         if not isinstance(head, Atomwise):
-            out = self.model(
-                batch.z, batch.pos, batch.batch, edges, num_graphs=batch.num_graphs
-            )
+            out = self.model(batch.z, batch.pos, batch.batch, edges, num_graphs=batch.num_graphs)
             return (out - batch.y[:, :1].to(out.dtype)).squeeze(1)
         x = self.model.features(batch.z, batch.pos, batch.batch, edges)
         learned = head.learned(x, batch.z)
@@ -79,7 +77,7 @@ class PropertyTraining(L.LightningModule):
         """The loss of one batch.
 
         Raises:
-            FloatingPointError: If it is not finite, every hundredth step.
+            FloatingPointError: If it is not finite, looked at every hundredth step.
         """
         rate = self.schedule.at(self.global_step, self.elapsed())
         for group in self.optimizers().param_groups:
@@ -87,12 +85,16 @@ class PropertyTraining(L.LightningModule):
         error = self.error(batch)
         loss = error.square().mean() if self.loss == "mse" else error.abs().mean()
         # Reading the loss back stalls a GPU, so it is looked at now and then.
-        if self.global_step % 100 == 0 and not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {float(loss)} at step {self.global_step}; lower the learning rate "
-                f"(lr={rate:g}) or set gradient_clip."
-            )
+        if self.global_step % 100 == 0:
+            self._check_finite("loss", loss.detach())
         return loss
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"The {name} is {float(value)} at step {self.global_step}; lower the learning rate "
+                f"(lr={self.optimizers().param_groups[0]['lr']:g}) or set gradient_clip."
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log now and then; logging every step would cost more than it tells."""
@@ -117,6 +119,7 @@ class PropertyTraining(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log mean absolute and root mean square error in the shown unit."""
         errors = torch.cat(self._errors) * self.factor
+        self._check_finite("validation error", errors.abs().mean())
         self.log("val_mae", errors.abs().mean(), batch_size=1)
         self.log("val_rmse", errors.square().mean().sqrt(), batch_size=1)
         self.log("val_seconds", self.elapsed(), batch_size=1)

@@ -7,13 +7,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
@@ -28,7 +29,7 @@ from pyg_schnet.training.evaluation import Evaluation, edge_cutoff, evaluate
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
-from pyg_schnet.training.statistics import baseline_maes, offsets
+from pyg_schnet.training.statistics import baselines, offsets
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, keep the best weights, test them, and write everything down.
 
-    Writes into ``folder``: split.npz, best.safetensors, last.ckpt, log/*/metrics.csv,
+    Writes into ``folder``: config.yaml, split.npz, best.safetensors, last.ckpt, log/*/metrics.csv,
     tensorboard/, predictions.npz and metrics.json.
 
     Args:
@@ -124,12 +125,11 @@ def train(
     if resume and not last.is_file():
         raise FileNotFoundError(f"There is no {last} to resume from.")
     if split.val.numel() == 0 or split.test.numel() == 0:
-        raise ValueError("val_size and test_size must be at least 1: best weights are chosen by "
-                         "validation and judged by test.")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ValueError(
+            "val_size and test_size must be at least 1: best weights are chosen by "
+            "validation and judged by test."
+        )
     model = build_model(config, wanted, table, split.train)
-    split.save(folder / "split.npz")
-    limit = seconds(config.max_time)
     schedule = Schedule(
         config.schedule,
         config.lr,
@@ -138,43 +138,61 @@ def train(
         config.decay_steps,
         config.restart_steps,
         config.max_steps,
-        limit,
+        seconds(config.max_time),
     )
-    module = PropertyTraining(model, schedule, config.loss, wanted.shown_per_unit, wanted.shown_unit)
+    folder.mkdir(parents=True, exist_ok=True)
+    split.save(folder / "split.npz")
+    _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    module = PropertyTraining(
+        model, schedule, config.loss, wanted.shown_per_unit, wanted.shown_unit
+    )
     info = {"target": wanted.name, "unit": wanted.unit}
-    best = BestModel(folder / "best.safetensors", info)
-    stop = StopCleanly(best, limit, config.patience)
-    average = WeightAveraging(
-        use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema)
-    )
-    callbacks = [best, stop, ResumePoint(last), ShowProgress(wanted.name), average]
-    start = 0
-    if resume:
-        start = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
-    cutoff = edge_cutoff(model)
-    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start)
-    validation = OrderedLoader(table, split.val, config.eval_batch_size, cutoff)
-    if start < config.max_steps:
-        with _quiet():
-            trainer = _trainer(config, folder, callbacks, start)
-            trainer.fit(
-                module, loader, validation, ckpt_path=last if resume else None, weights_only=True
-            )
-        start = trainer.global_step
+    progress = _fit(config, module, table, split, folder, info, resume)
     trained = load(folder / "best.safetensors", device=module.device)
     assert isinstance(trained, SchNet)
     result = evaluate(trained, table, split.test, config.eval_batch_size)
-    metrics = _metrics(config, wanted, table, split, result)
-    metrics |= {
+    mean, dressed = (
+        Evaluation(result.reference, guess) for guess in baselines(table, split.train, split.test)
+    )
+    metrics = _metrics(config, wanted, split, result, mean, dressed) | progress
+    metrics["parameters"] = sum(p.numel() for p in model.parameters())
+    _write_results(folder, split, result, dressed, metrics)
+    return metrics
+
+
+def _fit(
+    config: TrainingConfig,
+    module: PropertyTraining,
+    table: MoleculeTable,
+    split: Split,
+    folder: Path,
+    info: dict[str, Any],
+    resume: bool,
+) -> dict[str, Any]:
+    """Train until a limit is met; say how far it went."""
+    last = folder / "last.ckpt"
+    best = BestModel(folder / "best.safetensors", info)
+    stop = StopCleanly(best, module.schedule.max_seconds, config.patience)
+    average = WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    callbacks = [best, stop, ResumePoint(last), ShowProgress(info["target"]), average]
+    start = 0
+    if resume:
+        start = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
+    cutoff = edge_cutoff(module.model)
+    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start)
+    validation = OrderedLoader(table, split.val, config.eval_batch_size, cutoff)
+    with _quiet():
+        trainer = _trainer(config, folder, callbacks, start)
+        trainer.fit(
+            module, loader, validation, ckpt_path=last if resume else None, weights_only=True
+        )
+    return {
         "val_mae": best.best,
         "best_step": best.best_step,
-        "steps": start,
+        "steps": trainer.global_step,
         "seconds": round(module.elapsed(), 1),
         "stopped": stop.reason or "max_steps",
-        "parameters": sum(p.numel() for p in model.parameters()),
     }
-    _write_results(folder, split, result, metrics)
-    return metrics
 
 
 @contextmanager
@@ -193,9 +211,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _trainer(
-    config: TrainingConfig, folder: Path, callbacks: list[Any], start: int
-) -> L.Trainer:
+def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Any], start: int) -> L.Trainer:
     # A resumed run logs beside, not over, what it logged before.
     part = f"from_step_{start:08d}"
     loggers: list[Logger] = [CSVLogger(folder, name="log", version=part)]
@@ -224,23 +240,24 @@ def _trainer(
 def _metrics(
     config: TrainingConfig,
     wanted: Property,
-    table: MoleculeTable,
     split: Split,
     result: Evaluation,
+    mean: Evaluation,
+    dressed: Evaluation,
 ) -> dict[str, Any]:
     unit = re.sub(r"[^A-Za-z0-9]+", "_", wanted.shown_unit).strip("_")
-    mean, dressed = baseline_maes(table, split.train, split.test)
     f = wanted.shown_per_unit
     return {
         "target": wanted.name,
         "unit": wanted.shown_unit,
         "shown_per_unit": f,
+        "extensive": wanted.extensive,
         "test_mae": result.mae() * f,
         "test_rmse": result.rmse() * f,
         f"test_mae_{unit}": result.mae() * f,
         f"test_rmse_{unit}": result.rmse() * f,
-        f"baseline_mean_mae_{unit}": mean * f,
-        f"baseline_dressed_atom_mae_{unit}": dressed * f,
+        f"baseline_mean_mae_{unit}": mean.mae() * f,
+        f"baseline_dressed_atom_mae_{unit}": dressed.mae() * f,
         "n_train": split.train.numel(),
         "n_val": split.val.numel(),
         "n_test": split.test.numel(),
@@ -250,7 +267,11 @@ def _metrics(
 
 
 def _write_results(
-    folder: Path, split: Split, result: Evaluation, metrics: dict[str, Any]
+    folder: Path,
+    split: Split,
+    result: Evaluation,
+    dressed: Evaluation,
+    metrics: dict[str, Any],
 ) -> None:
     aside = folder / "predictions.part.npz"
     np.savez(
@@ -258,8 +279,13 @@ def _write_results(
         rows=split.test.numpy(),
         reference=result.reference.numpy(),
         prediction=result.prediction.numpy(),
+        dressed=dressed.prediction.numpy(),
     )
     os.replace(aside, folder / "predictions.npz")
-    part = folder / "metrics.json.part"
-    part.write_text(json.dumps(metrics, indent=2) + "\n")
-    os.replace(part, folder / "metrics.json")
+    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text)
+    os.replace(aside, path)

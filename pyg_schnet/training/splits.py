@@ -57,9 +57,7 @@ class Split:
         return cls(*parts)
 
 
-def random_split(
-    size: int, train: int, val: int, test: int | None = None, seed: int = 0
-) -> Split:
+def random_split(size: int, train: int, val: int, test: int | None = None, seed: int = 0) -> Split:
     """A seeded random split by numbers of rows.
 
     The same seed and sizes give the same split on every machine and with every version of torch,

@@ -1,0 +1,219 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.io import write
+from pyg_schnet.datasets import QM9
+from small_qm9 import write_small_qm9
+
+from pyg_schnet import Potential, SchNet, load, save
+from pyg_schnet.cli import main, qm9_property
+from pyg_schnet.simulation import atoms_to_data, predict_file
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*molecules of QM9; only they are in this data set")
+
+SMALL = [
+    "--hidden-channels=8",
+    "--num-filters=8",
+    "--num-interactions=1",
+    "--num-gaussians=10",
+    "--train-size=40",
+    "--val-size=8",
+    "--val-every=5",
+    "--batch-size=8",
+    "--tensorboard=false",
+    "--accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_small_qm9(folder / "xyz")
+    return folder
+
+
+def train(home, run, *more):
+    where = [f"--root={home / 'data'}", f"--raw={home / 'xyz'}", f"--output={home / run}"]
+    return main(["train", "qm9", "--target", "U0", *SMALL, *where, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(home):
+    assert train(home, "run", "--max-steps=10") == 0
+    return home / "run"
+
+
+def test_training_prints_the_baselines_and_the_paper_beside_the_error(home, capsys):
+    assert train(home, "printed", "--max-steps=5") == 0
+    out = capsys.readouterr().out
+    assert "40 molecules, 8 for validation, 11 for test" in out
+    for row in ("mean of the training set", "dressed atoms", "this SchNet", "NeurIPS 2017"):
+        assert row in out
+    assert "0.310" in out
+
+
+def test_a_run_folder_holds_everything(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "split.npz",
+        "metrics.json",
+        "log",
+        "best.safetensors",
+        "last.ckpt",
+        "predictions.npz",
+        "learning_curve.png",
+        "predicted_vs_reference.png",
+        "error_histogram.png",
+        "summary.png",
+    }
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics.keys() >= {
+        "test_mae_kcal_mol",
+        "test_rmse_kcal_mol",
+        "n_train",
+        "n_val",
+        "n_test",
+        "baseline_mean_mae_kcal_mol",
+        "baseline_dressed_atom_mae_kcal_mol",
+        "steps",
+        "seconds",
+    }
+    assert yaml.safe_load((trained / "config.yaml").read_text())["hidden_channels"] == 8
+
+
+def test_a_config_file_sets_options_and_the_command_line_overrides_it(home, trained):
+    text = yaml.safe_dump({"lr": 0.5, "seed": 7, "max_steps": 5})
+    (home / "options.yaml").write_text(text)
+    assert train(home, "configured", f"--config={home / 'options.yaml'}", "--seed=8") == 0
+    saved = yaml.safe_load((home / "configured/config.yaml").read_text())
+    assert (saved["lr"], saved["seed"]) == (0.5, 8)
+
+
+def test_resume_goes_on_with_the_saved_configuration(home, capsys):
+    assert train(home, "resumed", "--max-steps=6") == 0
+    assert main(["train", "qm9", "--resume", str(home / "resumed"), "--max-steps", "12"]) == 0
+    metrics = json.loads((home / "resumed/metrics.json").read_text())
+    assert metrics["steps"] == 12 and metrics["n_train"] == 40
+
+
+def test_a_finished_run_is_not_overwritten_unasked(home, trained, capsys):
+    assert train(home, "run", "--max-steps=5") == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert train(home, "replaced", "--max-steps=5") == 0
+    assert train(home, "replaced", "--max-steps=5", "--overwrite=true") == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--target=U1"], "U0"),
+        (["--train-size=1000"], "Cannot split 59 molecules"),
+        (["--schedule=linear"], "schedule must be one of"),
+        (["--resume=nowhere"], "no last.ckpt in nowhere"),
+        (["--max-time=soon"], "max_time must look like"),
+        (["--preset=best"], "preset must be one of"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_bad_options_end_with_one_sentence(home, capsys, more, sentence):
+    assert train(home, "bad", "--max-steps=5", *more) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and "Traceback" not in err
+
+
+def test_evaluate_repeats_the_test_error(trained, capsys):
+    assert main(["evaluate", str(trained)]) == 0
+    out = capsys.readouterr().out
+    mae = json.loads((trained / "metrics.json").read_text())["test_mae"]
+    assert f"MAE {mae:.4f}" in out and "11 test molecules" in out
+    assert main(["evaluate", str(trained), "--part=all"]) == 2
+    assert main(["evaluate", str(trained.parent)]) == 2
+
+
+def test_predict_writes_a_table_that_agrees_with_the_model(trained, tmp_path):
+    structures = [molecule("H2O"), molecule("CH4"), molecule("C2H6")]
+    write(tmp_path / "some.xyz", structures, format="extxyz")
+    out = tmp_path / "out.csv"
+    arguments = ["predict", str(tmp_path / "some.xyz"), "--model", str(trained)]
+    assert main([*arguments, "--output", str(out), "--forces=true"]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    potential = Potential(load(trained / "best.safetensors")).eval()
+    for row, atoms in zip(rows, structures, strict=True):
+        result = potential(atoms_to_data(atoms))
+        assert row["formula"] == atoms.get_chemical_formula()
+        assert float(row["U0 (eV)"]) == pytest.approx(float(result["energy"]), abs=2e-6)
+        largest = float(result["forces"].norm(dim=1).max())
+        assert float(row["largest force (eV/Å)"]) == pytest.approx(largest, abs=2e-6)
+
+
+def test_predict_to_the_screen_and_a_file_that_is_none(trained, tmp_path, capsys):
+    write(tmp_path / "water.xyz", molecule("H2O"))
+    assert main(["predict", str(tmp_path / "water.xyz"), f"--model={trained}"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("0,H2O,")
+    (tmp_path / "junk.xyz").write_text("not a number\n")
+    assert main(["predict", str(tmp_path / "junk.xyz"), f"--model={trained}"]) == 2
+    assert "cannot read structure 0" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "gone.xyz"), f"--model={trained}"]) == 2
+    assert "no structure file" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "water.xyz"), "--model=gone.safetensors"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_periodic_structures_are_predicted_per_cell(tmp_path):
+    model = SchNet(8, 8, 1, 10, 4.0, seed=0)
+    write(tmp_path / "si.extxyz", [bulk("Si"), bulk("Si").repeat(2)])
+    one, eight = (row["prediction"] for row in predict_file(tmp_path / "si.extxyz", model))
+    assert eight == pytest.approx(8 * one, rel=1e-5)
+
+
+def test_a_structure_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="Atom 1 has the position"):
+        atoms_to_data(Atoms("H2", positions=[[0, 0, 0], [0, 0, float("nan")]]))
+    with pytest.raises(ValueError, match="lattice vector"):
+        atoms_to_data(Atoms("H", pbc=True))
+    with pytest.raises(ValueError, match="model must be"):
+        next(predict_file(__file__, torch.nn.Linear(1, 1)))
+
+
+def test_datasets_are_listed_described_and_prepared(home, tmp_path, capsys):
+    assert main(["datasets", "list"]) == 0
+    assert capsys.readouterr().out.startswith("qm9")
+    assert main(["datasets", "info", "qm9"]) == 0
+    assert "heat capacity" in capsys.readouterr().out
+    prepare = ["datasets", "prepare", "qm9", f"--root={tmp_path}", f"--raw={home / 'xyz'}"]
+    assert main(prepare) == 0
+    assert json.loads(capsys.readouterr().out)["molecules"] == 59
+    assert main(["datasets", "info", "qm7"]) == 2
+
+
+def test_targets_are_shown_in_the_papers_units(home):
+    dataset = QM9(str(home / "data"), raw=str(home / "xyz"))
+    energy, orbital, dipole, extent = (qm9_property(dataset, t) for t in ("U0", "gap", "mu", "r2"))
+    assert energy.shown_unit == "kcal/mol" and energy.shown_per_unit == pytest.approx(
+        23.0605, abs=1e-4
+    )
+    assert energy.extensive and energy.atomref is not None
+    assert orbital.shown_unit == "meV" and not orbital.extensive
+    assert dipole.dipole and extent.extensive
+
+
+def test_help_runs_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "pyg_schnet.cli", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "datasets" in done.stdout
+
+
+def test_a_saved_potential_predicts_too(tmp_path, capsys):
+    save(Potential(SchNet(8, 8, 1, 10, 4.0)), tmp_path / "p.safetensors")
+    write(tmp_path / "water.xyz", molecule("H2O"))
+    assert main(["predict", str(tmp_path / "water.xyz"), f"--model={tmp_path}/p.safetensors"]) == 0
