@@ -1,0 +1,6 @@
+"""Who is whose neighbour: edges of molecules and crystals, and transforms that attach them."""
+
+from pyg_schnet.graph.neighbors import neighbor_edges
+from pyg_schnet.graph.transforms import PeriodicEdges, RadiusEdges
+
+__all__ = ["PeriodicEdges", "RadiusEdges", "neighbor_edges"]
