@@ -98,9 +98,7 @@ class QM9(InMemoryDataset):
             raise ValueError(f"target=[] names nothing; there are {', '.join(PROPERTIES)}")
         self.targets = [check_target(name) for name in names]
         self.raw = None if raw is None else Path(raw).expanduser()
-        super().__init__(
-            str(root), transform, pre_transform, pre_filter, force_reload=force_reload
-        )
+        super().__init__(str(root), transform, pre_transform, pre_filter, force_reload=force_reload)
         self.load(self.processed_paths[0])
         if given or "y" not in self._data:
             self._set_y()

@@ -35,9 +35,7 @@ class Property:
 
 SCALARS = {
     "mu": Property(r"\mu", "dipole moment", "D"),
-    "alpha": Property(
-        r"\alpha", "isotropic polarizability", "Bohr^3", is_extensive=True
-    ),
+    "alpha": Property(r"\alpha", "isotropic polarizability", "Bohr^3", is_extensive=True),
     "homo": Property(
         r"\epsilon_{HOMO}", "energy of the highest occupied orbital", "eV", is_energy=True
     ),

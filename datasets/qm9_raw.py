@@ -40,8 +40,9 @@ CHECKSUMS = {
     "qm9_part1.csv": "sha256:19f0a5d595462d52cd82eef3370f3e9eb55a1f52cb14985657200349568deff3",
     "qm9_part2.csv": "sha256:2bca113fdc0b28a13563c80ed9b240e934f3da6c64c64fe74ddb4f0f36036e61",
     "qm9_part3.csv": "sha256:9c5efb5733d2af149db8d95d36ff198b4ffed12d9f7b344220a1e5877d5c6a43",
-    "qm9_polarizability.csv":
-        "sha256:1729ebca7da76850ca1091c050933901c84b90edb30d06f34df1ebd47789d23a",
+    "qm9_polarizability.csv": (
+        "sha256:1729ebca7da76850ca1091c050933901c84b90edb30d06f34df1ebd47789d23a"
+    ),
 }
 
 
@@ -209,8 +210,10 @@ def _read_table(path: Path) -> Iterator[Molecule]:
                 polarizability=_NO_TENSOR,
             )
             if not 3 * len(molecule.z) == len(molecule.pos) == 3 * len(molecule.charges):
-                raise ValueError(f"{path}, molecule {molecule.number}: elements, positions and "
-                                 f"charges differ in number")
+                raise ValueError(
+                    f"{path}, molecule {molecule.number}: elements, positions and "
+                    f"charges differ in number"
+                )
             yield molecule
 
 

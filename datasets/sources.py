@@ -113,15 +113,18 @@ def _transfer(url: str, part: Path) -> None:
     with response:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            raise ConnectionError(f"the server answered a request for bytes from {have} on with "
-                                  f"{response.headers.get('Content-Range')}")
+            raise ConnectionError(
+                f"the server answered a request for bytes from {have} on with "
+                f"{response.headers.get('Content-Range')}"
+            )
         start = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         with (
             open(part, "ab" if resumed else "wb") as file,
-            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True,
-                 disable=None) as bar,
+            tqdm(
+                desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None
+            ) as bar,
         ):
             while chunk := response.read(_CHUNK):
                 file.write(chunk)

@@ -136,8 +136,10 @@ def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> No
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None) or errno.EIO
         raise OSError(
-            number, f"could not be written ({error}): make room or choose another root, then try "
-            f"again; nothing was left behind", str(path)
+            number,
+            f"could not be written ({error}): make room or choose another root, then try "
+            f"again; nothing was left behind",
+            str(path),
         ) from error
     finally:
         with suppress(FileNotFoundError):

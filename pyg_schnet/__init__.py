@@ -1,7 +1,29 @@
-"""SchNet for PyTorch Geometric, from layers to potentials."""
+"""SchNet for PyTorch Geometric, from layers to potentials.
 
-from pyg_schnet.models import Potential, SchNet, load, save
+The names below are imported when they are first used: ``import pyg_schnet`` alone loads neither
+torch nor PyG, which in turn would load whatever of pandas and Numba is installed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyg_schnet.models import Potential, SchNet, load, save
 
 __version__ = "0.1.0"
 
 __all__ = ["Potential", "SchNet", "__version__", "load", "save"]
+
+_ROOMS = ("analysis", "datasets", "graph", "interop", "models", "nn", "simulation", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("pyg_schnet.models"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"pyg_schnet.{name}")
+    raise AttributeError(f"module 'pyg_schnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

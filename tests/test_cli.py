@@ -9,11 +9,11 @@ import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import write
-from pyg_schnet.datasets import QM9
 from small_qm9 import write_small_qm9
 
 from pyg_schnet import Potential, SchNet, load, save
 from pyg_schnet.cli import main, qm9_property
+from pyg_schnet.datasets import QM9
 from pyg_schnet.simulation import atoms_to_data, predict_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*molecules of QM9; only they are in this data set")

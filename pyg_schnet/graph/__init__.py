@@ -1,5 +1,6 @@
 """Who is whose neighbour: edges of molecules and crystals, and transforms that attach them."""
 
+import pyg_schnet._pyg  # noqa: F401
 from pyg_schnet.graph.neighbors import neighbor_edges
 from pyg_schnet.graph.transforms import PeriodicEdges, RadiusEdges
 

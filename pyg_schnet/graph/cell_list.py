@@ -47,7 +47,7 @@ def vesin_edges(
     for graph, count in zip(molecules.graphs.tolist(), molecules.counts.tolist(), strict=True):
         box, repeats = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
         if lattices is not None:
-            box, repeats = _completed(lattices[0][graph], lattices[1][graph]), lattices[1][graph]
+            box, repeats = lattices[0][graph], lattices[1][graph]
         found = search.compute(
             points[first : first + count], box.numpy(), repeats.numpy(), quantities="ijS"
         )
@@ -111,20 +111,6 @@ def _padded(cutoff: float, pos: Tensor) -> float:
     """A radius that no pair escapes by rounding: libraries round distances in their own ways."""
     reach = cutoff + (float(pos.abs().max()) if pos.numel() else 0.0)
     return cutoff + 64 * torch.finfo(pos.dtype).eps * reach
-
-
-def _completed(cell: Tensor, repeats: Tensor) -> Tensor:
-    """The cell with vectors along which nothing repeats replaced by unit normals of the others.
-
-    Such vectors may be zero or parallel to another; the search divides by the volume.
-    """
-    if bool(repeats.all()):
-        return cell
-    rank = int(repeats.sum())
-    normals = torch.linalg.svd(cell * repeats[:, None])[2][rank:]
-    cell = cell.clone()
-    cell[~repeats] = normals
-    return cell
 
 
 def _sorted_order(source: Tensor, target: Tensor, shift: Tensor | None) -> Tensor:

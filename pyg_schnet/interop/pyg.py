@@ -1,6 +1,5 @@
 """To and from ``torch_geometric.nn.SchNet``."""
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.nn import SumAggregation
 from torch_geometric.nn.models import SchNet as PyGSchNet
@@ -46,9 +45,7 @@ def from_pyg(model: PyGSchNet) -> SchNet:
         2
     """
     if not isinstance(model, PyGSchNet):
-        raise ValueError(
-            f"from_pyg takes a torch_geometric.nn.SchNet, got {type(model).__name__}."
-        )
+        raise ValueError(f"from_pyg takes a torch_geometric.nn.SchNet, got {type(model).__name__}.")
     graph = model.interaction_graph
     built_in = isinstance(graph, RadiusInteractionGraph | _AllNeighbors)
     ours = SchNet(
@@ -101,7 +98,7 @@ def to_pyg(model: SchNet) -> PyGSchNet:
                 f"{getattr(model, name)!r}."
             )
     head = model.readout
-    atomwise = isinstance(head, Atomwise)
+    atomwise = head if isinstance(head, Atomwise) else None
     theirs = PyGSchNet(
         model.hidden_channels,
         model.num_filters,
@@ -109,11 +106,11 @@ def to_pyg(model: SchNet) -> PyGSchNet:
         model.num_gaussians,
         model.cutoff,
         interaction_graph=model.interaction_graph or _AllNeighbors(model.cutoff),
-        readout=head.readout if atomwise else "add",
+        readout=atomwise.readout if atomwise else "add",
         dipole=model.dipole,
-        mean=float(head.mean) if atomwise else None,
-        std=float(head.std) if atomwise else None,
-        atomref=head.atomref.clone().float() if atomwise else None,
+        mean=float(atomwise.mean) if atomwise else None,
+        std=float(atomwise.std) if atomwise else None,
+        atomref=atomwise.atomref.clone().float() if atomwise else None,
     )
     weight = model.embedding.weight
     theirs = theirs.to(device=weight.device, dtype=weight.dtype)

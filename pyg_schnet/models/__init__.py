@@ -1,5 +1,6 @@
 """Models assembled from layers: SchNet, potentials, files."""
 
+import pyg_schnet._pyg  # noqa: F401
 from pyg_schnet.models.checkpoint import load, read_header, save
 from pyg_schnet.models.potential import EnergyModel, Potential
 from pyg_schnet.models.presets import PRESETS, Preset

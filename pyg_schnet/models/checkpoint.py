@@ -18,7 +18,9 @@ _KEY = "pyg_schnet"
 _VERSION = 1
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | None = None) -> None:
+def save(
+    model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | None = None
+) -> None:
     """Write a model to one ``.safetensors`` file, whole or not at all.
 
     Args:
@@ -118,7 +120,8 @@ def load(
         ValueError: If it is not a checkpoint, or from a newer version.
     """
     header = read_header(path)
-    network = SchNet(**header["config"]).to(getattr(torch, header["dtype"]))
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+        network = SchNet(**header["config"]).to(getattr(torch, header["dtype"]))
     try:
         load_model(network, path)
     except RuntimeError as error:

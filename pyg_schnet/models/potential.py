@@ -1,6 +1,6 @@
 """Energy, forces and stress of any energy model."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,27 +79,31 @@ class Potential(nn.Module):
             ValueError: If stress is asked for and ``data`` has no cell; and as the model.
         """
         create_graph = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
-        cell = data.get("cell")
-        if self.stress and cell is None:
+        if self.stress and data.get("cell") is None:
             raise ValueError("The stress needs a periodic structure, but data has no cell.")
+        # Forces are derivatives, so they need autograd under no_grad and inference_mode too.
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._evaluate(data, create_graph)
+
+    def _evaluate(self, data: Data, create_graph: bool) -> dict[str, Tensor]:
         num_graphs = _num_graphs(data)
-        with torch.enable_grad():
-            pos = data.pos if data.pos.requires_grad else data.pos.detach().requires_grad_(True)
-            strained, strained_cell, strain = pos, cell, None
-            if self.stress:
-                strain = pos.new_zeros(num_graphs, 3, 3).requires_grad_(True)
-                strained, strained_cell = _strained(pos, cell, strain, data.get("batch"))
-            energy = self.model(
-                data.z,
-                strained,
-                data.get("batch"),
-                edge_index=data.get("edge_index"),
-                cell=strained_cell,
-                cell_shift=data.get("cell_shift"),
-                pbc=data.get("pbc"),
-                num_graphs=num_graphs,
-                dtype=torch.float64,
-            ).view(num_graphs)
+        given, batch, cell = _usable(data, "pos"), _usable(data, "batch"), _usable(data, "cell")
+        pos = given if given.requires_grad else given.detach().requires_grad_(True)
+        strained, strained_cell, strain = pos, cell, None
+        if self.stress:
+            strain = pos.new_zeros(num_graphs, 3, 3).requires_grad_(True)
+            strained, strained_cell = _strained(pos, cell, strain, batch)
+        energy = self.model(
+            _usable(data, "z"),
+            strained,
+            batch,
+            edge_index=_usable(data, "edge_index"),
+            cell=strained_cell,
+            cell_shift=_usable(data, "cell_shift"),
+            pbc=_usable(data, "pbc"),
+            num_graphs=num_graphs,
+            dtype=torch.float64,
+        ).view(num_graphs)
         result = {"energy": energy if create_graph else energy.detach()}
         wanted = [pos] if self.forces else []
         if strain is not None:
@@ -115,6 +119,12 @@ class Potential(nn.Module):
             volume = torch.linalg.det(cell.view(-1, 3, 3)).abs().view(-1, 1, 1)
             result["stress"] = gradients[-1] / volume
         return result
+
+
+def _usable(data: Data, name: str) -> Any:
+    """The entry ``name``, copied where autograd could not save it: made in inference mode."""
+    value = data.get(name)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _num_graphs(data: Data) -> int:

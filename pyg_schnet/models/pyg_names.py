@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def translate_pyg_state(
-    module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
-) -> None:
+def translate_pyg_state(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Rename PyG's entries in ``state`` to ours, in place; leave our own state alone.
 
     PyG stores the filter networks twice, the output layers at the top level, and the Gaussians'
@@ -23,11 +21,14 @@ def translate_pyg_state(
     """
     if f"{prefix}lin1.weight" not in state:
         return
+    own = dict(module.named_buffers())
     for key in [k for k in state if k.startswith(prefix)]:
         name = key[len(prefix) :]
         new = _RENAMED.get(name, name)
         if name.startswith("interactions.") and ".mlp." in name:
             new = ""  # the same tensors as conv.nn
+        if new == "readout.atomref" and "readout.atomref" not in own:
+            new = ""  # PyG keeps one with a dipole too, and ignores it
         if new != name:
             value = state.pop(key)
             if new:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
+from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole
@@ -105,6 +106,7 @@ class SchNet(nn.Module):
         self.num_filters = _positive("num_filters", num_filters)
         self.num_interactions = _positive("num_interactions", num_interactions, 0)
         self.num_gaussians = num_gaussians
+        checked_cutoff(cutoff)
         self.cutoff = cutoff
         self.interaction_graph = interaction_graph
         self.max_num_neighbors = max_num_neighbors
@@ -129,9 +131,7 @@ class SchNet(nn.Module):
     ) -> None:
         """Make the layers, in the order in which PyG draws their random numbers."""
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, self.hidden_channels, padding_idx=0)
-        self.distance_expansion = GaussianSmearing(
-            0.0, self.cutoff, self.num_gaussians, self.gamma
-        )
+        self.distance_expansion = GaussianSmearing(0.0, self.cutoff, self.num_gaussians, self.gamma)
         shared = None
         if self.shared_filters:
             shared = FilterNetwork(self.num_gaussians, self.num_filters, self.filter_activation)
@@ -148,13 +148,17 @@ class SchNet(nn.Module):
             )
             for _ in range(self.num_interactions)
         )
-        self.readout: Atomwise | Dipole
-        if self.dipole:
-            self.readout = Dipole(self.hidden_channels)
-        else:
-            self.readout = Atomwise(
-                self.hidden_channels, readout=readout, mean=mean, std=std, atomref=atomref
-            )
+        # A head draws twice, as default and as Xavier, but PyG's head once before the last reset.
+        with torch.random.fork_rng(devices=[]):
+            self.readout: Atomwise | Dipole
+            if self.dipole:
+                self.readout = Dipole(self.hidden_channels)
+            else:
+                self.readout = Atomwise(
+                    self.hidden_channels, readout=readout, mean=mean, std=std, atomref=atomref
+                )
+        for layer in (self.readout.lin1, self.readout.lin2):
+            layer.reset_parameters()
         self.act = ShiftedSoftplus()
         self.reset_parameters()
 
@@ -162,7 +166,7 @@ class SchNet(nn.Module):
         """Draw new weights: normal embeddings, Xavier-uniform dense layers, zero biases."""
         self.embedding.reset_parameters()
         for block in self.interactions:
-            block.reset_parameters()
+            cast(InteractionBlock, block).reset_parameters()
         self.readout.reset_parameters()
 
     @classmethod
@@ -283,7 +287,8 @@ class SchNet(nn.Module):
         """Predict.
 
         Args:
-            z: Atomic numbers (N,), integers in 0..99; 0 is padding, an atom of zero features.
+            z: Atomic numbers (N,), integers in 0..99; 0 is padding: its embedding is zero and
+                stays so.
             pos: Positions (N, 3), Å, in the dtype of the model.
             batch: Molecule of each atom (N,); None for one molecule.
             edge_index: (2, E): row 0 source j, row 1 target i. None searches for neighbours.

@@ -1,5 +1,6 @@
 """Layers: activation, radial basis, cutoffs, filters, convolution, interaction, readout."""
 
+import pyg_schnet._pyg  # noqa: F401
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cfconv import CFConv

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def _checked(cutoff: float) -> float:
+def checked_cutoff(cutoff: float) -> float:
+    """The cutoff as it is, if it is a distance.
+
+    Raises:
+        ValueError: If ``cutoff`` is not positive and finite.
+    """
     if not (math.isfinite(cutoff) and cutoff > 0):
         raise ValueError(f"cutoff must be a positive, finite distance in Å, got {cutoff}.")
     return float(cutoff)
@@ -35,7 +40,7 @@ class CosineCutoff(nn.Module):
 
     def __init__(self, cutoff: float) -> None:
         super().__init__()
-        self.cutoff = _checked(cutoff)
+        self.cutoff = checked_cutoff(cutoff)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Weights of ``distance``, any shape, Å."""
@@ -67,7 +72,7 @@ class HardCutoff(nn.Module):
 
     def __init__(self, cutoff: float) -> None:
         super().__init__()
-        self.cutoff = _checked(cutoff)
+        self.cutoff = checked_cutoff(cutoff)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Weights of ``distance``, any shape, Å."""

@@ -39,7 +39,7 @@ class InteractionBlock(nn.Module):
     Example:
         >>> import torch
         >>> from pyg_schnet.nn import GaussianSmearing
-        >>> block = InteractionBlock(hidden_channels=16, num_gaussians=20, num_filters=8, cutoff=5.0)
+        >>> block = InteractionBlock(16, num_gaussians=20, num_filters=8, cutoff=5.0)
         >>> x, d = torch.rand(2, 16), torch.tensor([1.1, 1.1])
         >>> edge_index = torch.tensor([[0, 1], [1, 0]])
         >>> (x + block(x, edge_index, d, GaussianSmearing(0.0, 5.0, 20)(d))).shape
@@ -87,4 +87,3 @@ class InteractionBlock(nn.Module):
     ) -> Tensor:
         """The change of ``x`` (N, hidden_channels); edges as in :meth:`CFConv.forward`."""
         return self.lin(self.act(self.conv(x, edge_index, edge_weight, edge_attr)))
-

@@ -7,7 +7,6 @@ stays rounded when the model is cast up again. Both kinds of constants cost noth
 from collections.abc import Callable
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 
@@ -18,6 +17,7 @@ class Float64Buffers(nn.Module):
     an ordinary module; here they move the named ones between devices only.
 
     Example:
+        >>> import torch
         >>> class Offset(Float64Buffers):
         ...     float64_buffers = ("mean",)
         ...     def __init__(self) -> None:

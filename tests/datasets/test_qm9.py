@@ -20,34 +20,46 @@ HARTREE = 27.211386024367243  # eV, ase.units.Hartree
 # Four real molecules. Of each: SMILES, elements, positions, charges, then A B C mu alpha homo lumo
 # gap r2 zpve U0 U H G Cv as the files have them, and the polarizability tensor.
 REAL = {
-    1: ("C", "CHHHH",
+    1: (
+        "C",
+        "CHHHH",
         "-0.0126981359 1.0858041578 0.0080009958 0.002150416 -0.0060313176 0.0019761204 "
         "1.0117308433 1.4637511618 0.0002765748 -0.540815069 1.4475266138 -0.8766437152 "
         "-0.5238136345 1.4379326443 0.9063972942",
         "-0.535689 0.133921 0.133922 0.133923 0.133923",
         "157.7118 157.70997 157.70699 0. 13.21 -0.3877 0.1171 0.5048 35.3641 0.044749 -40.47893 "
         "-40.476062 -40.475117 -40.498597 6.469",
-        "13.211 0.000 13.211 0.000 0.000 13.211"),
-    2: ("N", "NHHH",
+        "13.211 0.000 13.211 0.000 0.000 13.211",
+    ),
+    2: (
+        "N",
+        "NHHH",
         "-0.0404260543 1.0241077531 0.0625637998 0.0172574639 0.0125452063 -0.0273771593 "
         "0.9157893661 1.3587451948 -0.0287577581 -0.5202777357 1.3435321258 -0.7755426124",
         "-0.707143 0.235712 0.235712 0.23572",
         "293.60975 293.54111 191.39397 1.6256 9.46 -0.257 0.0829 0.3399 26.1563 0.034358 "
         "-56.525887 -56.523026 -56.522082 -56.544961 6.316",
-        "10.439 0.000 10.438 0.000 0.000 7.504"),
-    3: ("O", "OHH",
+        "10.439 0.000 10.438 0.000 0.000 7.504",
+    ),
+    3: (
+        "O",
+        "OHH",
         "-0.0343604951 0.9775395708 0.0076015923 0.0647664923 0.0205721989 0.0015346341 "
         "0.8717903737 1.3007924048 0.0006931336",
         "-0.589706 0.294853 0.294853",
         "799.58812 437.90386 282.94545 1.8511 6.31 -0.2928 0.0687 0.3615 19.0002 0.021375 "
         "-76.404702 -76.401867 -76.400922 -76.422349 6.002",
-        "4.492 0.000 8.049 0.000 0.000 6.398"),
-    4: ("C#C", "CCHH",
+        "4.492 0.000 8.049 0.000 0.000 6.398",
+    ),
+    4: (
+        "C#C",
+        "CCHH",
         "0.5995394918 0. 1. -0.5995394918 0. 1. -1.6616385861 0. 1. 1.6616385861 0. 1.",
         "-0.207019 -0.207019 0.207019 0.207019",
         "0. 35.6100361 35.6100361 0. 16.28 -0.2845 0.0506 0.3351 59.5248 0.026841 -77.308427 "
         "-77.305527 -77.304583 -77.327429 8.574",
-        "10.491 0.000 10.491 0.000 0.000 27.863"),
+        "10.491 0.000 10.491 0.000 0.000 27.863",
+    ),
 }
 PART = pytest.mark.filterwarnings("ignore:.*of the 130831 molecules:UserWarning")
 
@@ -134,10 +146,21 @@ def check_methane(molecule, rtol=1e-12):
     assert_close(molecule.pos[0], torch.tensor([-0.0126981359, 1.0858041578, 0.0080009958]))
     assert_close(molecule.charges[1].item(), 0.133921, rtol=1e-6, atol=0)
     want = {
-        "mu": 0.0, "alpha": 13.21, "homo": -0.3877 * HARTREE, "lumo": 0.1171 * HARTREE,
-        "gap": 0.5048 * HARTREE, "r2": 35.3641, "zpve": 0.044749 * HARTREE,
-        "U0": -40.47893 * HARTREE, "U": -40.476062 * HARTREE, "H": -40.475117 * HARTREE,
-        "G": -40.498597 * HARTREE, "Cv": 6.469, "A": 157.7118, "B": 157.70997, "C": 157.70699,
+        "mu": 0.0,
+        "alpha": 13.21,
+        "homo": -0.3877 * HARTREE,
+        "lumo": 0.1171 * HARTREE,
+        "gap": 0.5048 * HARTREE,
+        "r2": 35.3641,
+        "zpve": 0.044749 * HARTREE,
+        "U0": -40.47893 * HARTREE,
+        "U": -40.476062 * HARTREE,
+        "H": -40.475117 * HARTREE,
+        "G": -40.498597 * HARTREE,
+        "Cv": 6.469,
+        "A": 157.7118,
+        "B": 157.70997,
+        "C": 157.70699,
         # less carbon and four hydrogens
         "U0_atom": (-40.47893 + 37.846772 + 4 * 0.500273) * HARTREE,
         "U_atom": (-40.476062 + 37.845355 + 4 * 0.498857) * HARTREE,
@@ -418,7 +441,10 @@ def test_the_real_data_set_is_read_whole(tmp_path):
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True, text=True, check=True, env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
     )
     if sys.platform == "linux":
         assert int(run.stdout) < 4e6  # kB
@@ -430,7 +456,8 @@ def test_the_real_data_set_is_read_whole(tmp_path):
     assert data[0].U0_atom.item() == pytest.approx(-17.172, abs=1e-3)
     assert data.z.unique().tolist() == [1, 6, 7, 8, 9]
     heavy = torch.zeros(len(data), dtype=torch.int64).index_add_(
-        0, torch.repeat_interleave(torch.arange(len(data)), data.slices["z"].diff()),
+        0,
+        torch.repeat_interleave(torch.arange(len(data)), data.slices["z"].diff()),
         (data.z > 1).long(),
     )
     assert heavy.max().item() == 9

@@ -16,7 +16,7 @@ def crystals():
             cell=(torch.eye(3) * (3 + n))[None],
             pbc=torch.tensor([p]),
         )
-        for n, p in zip((1, 4, 3), pbc)
+        for n, p in zip((1, 4, 3), pbc, strict=True)
     ]
 
 

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
-from pyg_schnet.datasets import QM9
 from small_qm9 import write_small_qm9
 from torch.testing import assert_close
 
 from pyg_schnet import SchNet, load
 from pyg_schnet.analysis import plot_run, read_log
+from pyg_schnet.datasets import QM9
 from pyg_schnet.training import run as runs
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.callbacks import StopCleanly
