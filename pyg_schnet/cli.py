@@ -1,6 +1,7 @@
 """The command line: each verb calls one function of the rooms."""
 
 import csv
+import inspect
 import json
 import re
 import sys
@@ -189,8 +190,8 @@ def train_qm9(config: "TrainingConfig", folder: Path, resume: bool = False) -> d
     from pyg_schnet.training.splits import Split, random_split
 
     dataset = QM9(config.root, target=config.target, raw=config.raw)
-    if config.split_file is not None:
-        split = Split.load(config.split_file)
+    if resume or config.split_file is not None:
+        split = Split.load(folder / "split.npz" if resume else str(config.split_file))
     else:
         split = random_split(
             len(dataset), config.train_size, config.val_size, config.test_size, config.split_seed
@@ -323,7 +324,7 @@ def _datasets(options: "Namespace") -> None:
     if chosen.name != "qm9":
         raise ValueError(f"name must be one of qm9, got {chosen.name!r}.")
     if options.action == "info":
-        print(QM9.__doc__)
+        print(inspect.getdoc(QM9).partition("\nArgs:")[0])  # type: ignore[union-attr]
         print("Properties:")
         for name, known in QM9.properties.items():
             print(f"  {name:<10} {known.unit:<14} {known.description}")

@@ -113,6 +113,16 @@ def test_the_relaxed_cage_feels_no_force(golden):
     assert_close(result["energy"], golden["relaxed_energy_force_model"].view(1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("coordinate", [0, 31, 59])
+def test_rows_of_the_hessian_are_golden(coordinate, golden):
+    pot = authors_model("force_model").double()
+    pos = golden["relaxed_positions"].clone().requires_grad_(True)
+    forces = pot(Data(z=golden["atomic_numbers"], pos=pos))["forces"]
+    (row,) = torch.autograd.grad(-forces.view(-1)[coordinate], pos)
+    want = golden["relaxed_hessian"][coordinate]
+    assert_close(row.view(-1), want, rtol=0, atol=1e-6 * float(want.abs().max()))
+
+
 def test_published_code_in_float64_agrees_to_its_own_error(golden):
     pot = authors_model("force_model").double()
     result = pot(batch_of(golden, torch.float64))

@@ -184,8 +184,9 @@ class Dipole(nn.Module):
         \boldsymbol\mu = s \sum_i q_i\,(\mathbf r_i - \mathbf r_0), \qquad
         q_i = A_2\,\mathrm{ssp}(A_1 x_i + a_1) + a_2
 
-    with :math:`\mathbf r_0` the centre of mass. Charges are not forced to be neutral, as in PyG and
-    SchNetPack; the centre makes the result independent of the origin all the same.
+    with :math:`\mathbf r_0` the centre of mass. Charges are not forced to be neutral, as in PyG
+    (SchNetPack can shift them so); the centre makes the result independent of the origin all the
+    same.
 
     Schütt et al., J. Chem. Theory Comput. 15, 448 (2019), equation (5).
 

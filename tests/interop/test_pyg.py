@@ -134,6 +134,13 @@ def test_exported_model_has_our_outputs_and_forces(options):
     assert_same_predictions(theirs, ours)
 
 
+def test_width_of_the_gaussians_survives_the_way_through_pyg():
+    ours = small_schnet(gamma=3.7)
+    again = from_pyg(to_pyg(ours))
+    assert float(again.distance_expansion.gamma) == 3.7
+    assert_same_predictions(again, ours)
+
+
 def test_exported_model_is_independent_of_ours():
     ours = small_schnet()
     theirs = to_pyg(ours)

@@ -51,6 +51,21 @@ def test_stress_matches_the_formula_in_its_docstring():
     assert_close(result["stress"], want, **F64)
 
 
+class Field(Spring):
+    """An energy with a direction: a field along x pulls at the first atom."""
+
+    def forward(self, z, pos, *_, **__):
+        return (self.k * pos[0, 0]).view(1, 1)
+
+
+def test_stress_is_symmetric_even_where_the_energy_sees_a_rotation():
+    pos = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]]).double()
+    cell = 2.0 * torch.eye(3).double()[None]
+    result = Potential(Field(4.0), stress=True)(Data(z=torch.tensor([1, 1]), pos=pos, cell=cell))
+    want = torch.tensor([[[4.0, 6.0, 0.0], [6.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]).double() / 8.0
+    assert_close(result["stress"], want, **F64)
+
+
 def test_results_have_the_stated_shapes_and_dtypes(dtype):
     batch = Batch.from_data_list([water(dtype), methanol(dtype)])
     result = Potential(small_schnet(dtype)).eval()(batch)

@@ -1,7 +1,9 @@
+import io
 import json
 import math
 import os
 import signal
+import sys
 
 import pytest
 import torch
@@ -138,6 +140,31 @@ def test_ctrl_c_ends_cleanly_with_the_best_weights_tested(table, split, tmp_path
     train(options(), ENERGY, table, split, tmp_path / "whole")
     a, b = weights(tmp_path / "last.ckpt")[0], weights(tmp_path / "whole/last.ckpt")[0]
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_interrupt_before_the_first_validation_still_validates_and_tests(
+    table, split, tmp_path, monkeypatch
+):
+    def interrupt(self, trainer, *args):
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StopCleanly, "on_train_batch_end", interrupt)
+    metrics = train(options(), ENERGY, table, split, tmp_path)
+    assert metrics["stopped"] == "interrupted" and metrics["steps"] <= 3
+    assert math.isfinite(metrics["val_mae"]) and math.isfinite(metrics["test_mae"])
+
+
+def test_a_bar_is_shown_on_a_terminal(table, split, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(sys, "stdout", screen)
+    train(options(max_steps=40, val_every=20), ENERGY, table, split, tmp_path)
+    assert "val MAE" in screen.getvalue() and "kcal/mol" in screen.getvalue()
 
 
 def test_time_ends_a_run(table, split, tmp_path):
