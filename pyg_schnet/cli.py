@@ -151,23 +151,12 @@ def _train(options: "Namespace") -> None:
     folder = Path(chosen.resume or config.output or f"runs/qm9-{config.target}")
     if chosen.resume and not (folder / "last.ckpt").is_file():
         raise FileNotFoundError(f"There is no last.ckpt in {folder} to resume from.")
-    if not chosen.resume and (folder / "config.yaml").exists():
-        if not chosen.overwrite:
-            raise FileExistsError(
-                f"{folder} holds a run already; go on with --resume {folder}, choose another "
-                "--output, or replace it with --overwrite true."
-            )
-        _remove_run(folder)
+    if not chosen.resume and (folder / "config.yaml").exists() and not chosen.overwrite:
+        raise FileExistsError(
+            f"{folder} holds a run already; go on with --resume {folder}, choose another "
+            "--output, or replace it with --overwrite true."
+        )
     train_qm9(config, folder, resume=chosen.resume is not None)
-
-
-def _remove_run(folder: Path) -> None:
-    import shutil
-
-    for name in ("log", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("config.yaml", "last.ckpt", "best.safetensors", "metrics.json"):
-        (folder / name).unlink(missing_ok=True)
 
 
 def train_qm9(config: "TrainingConfig", folder: Path, resume: bool = False) -> dict[str, Any]:

@@ -108,7 +108,11 @@ def test_a_finished_run_is_not_overwritten_unasked(home, trained, capsys):
     assert train(home, "run", "--max-steps=5") == 2
     assert "holds a run already" in capsys.readouterr().err
     assert train(home, "replaced", "--max-steps=5") == 0
-    assert train(home, "replaced", "--max-steps=5", "--overwrite=true") == 0
+    before = (home / "replaced/best.safetensors").read_bytes()
+    assert train(home, "replaced", "--overwrite=true", "--preset=best") == 2
+    assert (home / "replaced/best.safetensors").read_bytes() == before
+    assert train(home, "replaced", "--max-steps=10", "--overwrite=true") == 0
+    assert json.loads((home / "replaced/metrics.json").read_text())["steps"] == 10
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -153,11 +152,9 @@ class ShowProgress(Callback):
     def __init__(self, name: str) -> None:
         self.name = name
         self.bar: Progress | None = None
-        self.total = 0
 
     def on_train_start(self, trainer: L.Trainer, module: PropertyTraining) -> None:
         """Show the bar."""
-        self.total = module.schedule.max_steps or trainer.max_steps
         if not sys.stderr.isatty():
             return
         self.bar = Progress(
@@ -167,7 +164,6 @@ class ShowProgress(Callback):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"),
-            MofNCompleteColumn(),
             refresh_per_second=2,
         )
         self.bar.start()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,8 +104,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, keep the best weights, test them, and write everything down.
 
-    Writes into ``folder``: config.yaml, split.npz, best.safetensors, last.ckpt, log/*/metrics.csv,
-    tensorboard/, predictions.npz and metrics.json.
+    An earlier run in ``folder`` is replaced. Written there: config.yaml, split.npz,
+    best.safetensors, last.ckpt, log/*/metrics.csv, tensorboard/, predictions.npz and metrics.json.
 
     Args:
         config: Options of the run.
@@ -141,6 +142,8 @@ def train(
         seconds(config.max_time),
     )
     folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        _clear(folder)
     split.save(folder / "split.npz")
     _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     module = PropertyTraining(
@@ -193,6 +196,14 @@ def _fit(
         "seconds": round(module.elapsed(), 1),
         "stopped": stop.reason or "max_steps",
     }
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left here, now that the options of the new one are known good."""
+    for name in ("log", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("last.ckpt", "best.safetensors", "metrics.json", "predictions.npz"):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
