@@ -38,7 +38,7 @@ class Potential(nn.Module):
     Hessians) when gradients are enabled and the potential is in training mode or ``pos`` requires
     a gradient; otherwise they are detached.
 
-    Schütt et al., J. Chem. Phys. 148, 241722 (2018), equation (9).
+    Forces: Schütt et al., NeurIPS 2017, section 4.2; J. Chem. Phys. 148, 241722 (2018).
 
     Args:
         model: Any energy model with the call of :class:`~pyg_schnet.SchNet`.

@@ -23,8 +23,8 @@ class CFConv(MessagePassing):
     :math:`n_i`            ``normalize``       1, or the number of edges into i ("neighbors")
     =====================  ==================  ====================================================
 
-    Schütt et al., NeurIPS 2017, equation (2) and figure 2; J. Chem. Phys. 148, 241722 (2018),
-    equation (5); the cutoff function is that of the chapter of 2020. Nothing in it knows chemistry:
+    Schütt et al., NeurIPS 2017, section 3 and figure 2; J. Chem. Phys. 148, 241722 (2018); the
+    cutoff function is that of the chapter of 2020. Nothing in it knows chemistry:
     points of any kind, bipartite graphs and filters of any edge feature work.
 
     Args:

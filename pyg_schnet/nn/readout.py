@@ -47,7 +47,7 @@ class Atomwise(Float64Buffers):
     :math:`s`              ``scale``           a factor of the result, usually 1; float64
     =====================  ==================  ====================================================
 
-    Schütt et al., J. Chem. Phys. 148, 241722 (2018), section II.B: sums for extensive, means for
+    Schütt et al., J. Chem. Phys. 148, 241722 (2018): sums for extensive, means for
     intensive properties. Constants are added in float64, because float32 has a spacing of 1e-3 eV
     at the total energy of a small molecule; the result is then cast to ``dtype``.
 
@@ -188,7 +188,7 @@ class Dipole(nn.Module):
     (SchNetPack can shift them so); the centre makes the result independent of the origin all the
     same.
 
-    Schütt et al., J. Chem. Theory Comput. 15, 448 (2019), equation (5).
+    Schütt et al., J. Chem. Theory Comput. 15, 448 (2019) (SchNetPack).
 
     Args:
         in_channels: Features of an atom.

@@ -23,7 +23,7 @@ class PropertyTraining(L.LightningModule):
     which are subtracted from the target in float64; a loss in float32 between total energies would
     see noise of 1e-3 eV.
 
-    Schütt et al., NeurIPS 2017, section 5.1 (squared loss, Adam).
+    Schütt et al., NeurIPS 2017, section 5 (squared loss, Adam).
 
     Args:
         model: The SchNet, with its constants set.

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,11 +122,9 @@ def train(
 
     Raises:
         FileNotFoundError: If there is nothing to resume.
-        ValueError: If an option or the split does not fit the data.
+        ValueError: If an option or the split does not fit the data, or last.ckpt is damaged.
     """
-    last = folder / "last.ckpt"
-    if resume and not last.is_file():
-        raise FileNotFoundError(f"There is no {last} to resume from.")
+    start = _steps_done(folder / "last.ckpt") if resume else None
     if split.val.numel() == 0 or split.test.numel() == 0:
         raise ValueError(
             "val_size and test_size must be at least 1: best weights are chosen by "
@@ -150,7 +150,7 @@ def train(
         model, schedule, config.loss, wanted.shown_per_unit, wanted.shown_unit
     )
     info = {"target": wanted.name, "unit": wanted.unit}
-    progress = _fit(config, module, table, split, folder, info, resume)
+    progress = _fit(config, module, table, split, folder, info, start)
     trained = load(folder / "best.safetensors", device=module.device)
     assert isinstance(trained, SchNet)
     result = evaluate(trained, table, split.test, config.eval_batch_size)
@@ -170,24 +170,25 @@ def _fit(
     split: Split,
     folder: Path,
     info: dict[str, Any],
-    resume: bool,
+    start: int | None,
 ) -> dict[str, Any]:
-    """Train until a limit is met; say how far it went."""
+    """Train until a limit is met, from step ``start`` of last.ckpt or anew; say how far it went."""
     last = folder / "last.ckpt"
     best = BestModel(folder / "best.safetensors", info)
     stop = StopCleanly(best, module.schedule.max_seconds, config.patience)
     average = WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     callbacks = [best, stop, ResumePoint(last), ShowProgress(info["target"]), average]
-    start = 0
-    if resume:
-        start = torch.load(last, map_location="cpu", weights_only=True)["global_step"]
     cutoff = edge_cutoff(module.model)
-    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start)
+    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start or 0)
     validation = OrderedLoader(table, split.val, config.eval_batch_size, cutoff)
     with _quiet():
-        trainer = _trainer(config, folder, callbacks, start)
+        trainer = _trainer(config, folder, callbacks, start or 0)
         trainer.fit(
-            module, loader, validation, ckpt_path=last if resume else None, weights_only=True
+            module,
+            loader,
+            validation,
+            ckpt_path=None if start is None else last,
+            weights_only=True,
         )
     return {
         "val_mae": best.best,
@@ -196,6 +197,19 @@ def _fit(
         "seconds": round(module.elapsed(), 1),
         "stopped": stop.reason or "max_steps",
     }
+
+
+def _steps_done(last: Path) -> int:
+    """Steps behind a resume point; reading it first keeps a damaged one from half a start."""
+    if not last.is_file():
+        raise FileNotFoundError(f"There is no {last} to resume from.")
+    try:
+        return int(torch.load(last, map_location="cpu", weights_only=True)["global_step"])
+    except (RuntimeError, pickle.UnpicklingError, struct.error, EOFError, KeyError) as error:
+        raise ValueError(
+            f"{last} cannot be read as a point to resume from ({type(error).__name__}); start the "
+            "run again, without resume."
+        ) from error
 
 
 def _clear(folder: Path) -> None:

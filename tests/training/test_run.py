@@ -220,6 +220,13 @@ def test_nothing_to_resume_and_no_validation_are_refused(table, split, tmp_path)
         train(options(), ENERGY, table, random_split(len(table), 40, 0), tmp_path)
 
 
+@pytest.mark.parametrize("junk", [b"", b"junk", b"PK\x03\x04"])
+def test_a_damaged_point_to_resume_from_is_refused(table, split, tmp_path, junk):
+    (tmp_path / "last.ckpt").write_bytes(junk)
+    with pytest.raises(ValueError, match="cannot be read as a point to resume from"):
+        train(options(), ENERGY, table, split, tmp_path, resume=True)
+
+
 def test_evaluating_nothing_is_refused(table):
     with pytest.raises(ValueError, match="empty"):
         evaluate(SchNet(8, 8, 1, 10, 5.0), table, torch.tensor([], dtype=torch.long))
