@@ -12,7 +12,6 @@ from pyg_schnet.graph.vectors import edge_lengths
 from pyg_schnet.models.inputs import checked_batch
 from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
-from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
@@ -159,7 +158,6 @@ class SchNet(nn.Module):
                 )
         for layer in (self.readout.lin1, self.readout.lin2):
             layer.reset_parameters()
-        self.act = ShiftedSoftplus()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

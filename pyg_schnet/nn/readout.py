@@ -141,7 +141,7 @@ class Atomwise(Float64Buffers):
                 )
             self.atomref.copy_(atomref.detach().view_as(self.atomref))
 
-    def learned(self, x: Tensor, z: Tensor) -> Tensor:
+    def learned(self, x: Tensor) -> Tensor:
         """The contributions without their constants: sigma times the network, (N, out_channels)."""
         return self.lin2(self.act(self.lin1(x))) * self.std.to(x.dtype)
 
@@ -151,7 +151,7 @@ class Atomwise(Float64Buffers):
 
     def contributions(self, x: Tensor, z: Tensor) -> Tensor:
         """Contributions with their constants, (N, out_channels), float64."""
-        return self.learned(x, z).double() + self.constant(z)
+        return self.learned(x).double() + self.constant(z)
 
     def forward(
         self,

@@ -63,7 +63,7 @@ class PropertyTraining(L.LightningModule):
             out = self.model(batch.z, batch.pos, batch.batch, edges, num_graphs=batch.num_graphs)
             return (out - batch.y[:, :1].to(out.dtype)).squeeze(1)
         x = self.model.features(batch.z, batch.pos, batch.batch, edges)
-        learned = head.learned(x, batch.z)
+        learned = head.learned(x)
         out = pool(learned.to(batch.pos.dtype), batch.batch, batch.num_graphs, head.readout)
         known = pool(head.constant(batch.z), batch.batch, batch.num_graphs, head.readout)
         target = batch.y[:, :1] / head.scale - known  # [B, 1] float64

@@ -56,7 +56,7 @@ def test_contributions_are_the_terms_of_the_sum():
     head = Atomwise(6, mean=2.0, std=3.0, atomref=ATOMREF).double()
     x = features()
     e = head.contributions(x, Z)
-    assert_close(e, head.learned(x, Z) + head.constant(Z))
+    assert_close(e, head.learned(x) + head.constant(Z))
     assert_close(pool(e, BATCH, 3, "add"), head(x, Z, BATCH, 3))
 
 
@@ -64,7 +64,7 @@ def test_float32_model_keeps_what_float32_cannot_hold_of_a_total_energy():
     head = Atomwise(6, mean=-2000.0, std=1.0)
     x = features(torch.float32)[:1]
     z, batch = torch.tensor([8]), torch.tensor([0])
-    learned = float(head.learned(x, z).detach())
+    learned = float(head.learned(x).detach())
     exact = head(x, z, batch, 1, torch.float64).detach()
     assert exact.dtype == torch.float64
     assert float(exact) == learned - 2000.0
