@@ -69,6 +69,11 @@ class PropertyTraining(L.LightningModule):
         target = batch.y[:, :1] / head.scale - known  # [B, 1] float64
         return ((out - target.to(out.dtype)) * head.scale.to(out.dtype)).squeeze(1)
 
+    def objective(self, batch: Batch) -> Tensor:
+        """The loss of a batch, in the squared unit of the target (mse) or its unit (mae)."""
+        error = self.error(batch)
+        return error.square().mean() if self.loss == "mse" else error.abs().mean()
+
     def on_fit_start(self) -> None:
         """Start the clock."""
         self._started = time.monotonic()
@@ -82,8 +87,7 @@ class PropertyTraining(L.LightningModule):
         rate = self.schedule.at(self.global_step, self.elapsed())
         for group in self.optimizers().param_groups:
             group["lr"] = rate
-        error = self.error(batch)
-        loss = error.square().mean() if self.loss == "mse" else error.abs().mean()
+        loss = self.objective(batch)
         # Reading the loss back stalls a GPU, so it is looked at now and then.
         if self.global_step % 100 == 0:
             self._check_finite("loss", loss.detach())

@@ -106,6 +106,24 @@ def test_validation_sees_the_moving_average_of_the_weights(table, split, tmp_pat
         assert_close(p, a, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("readout", ["add", "mean"])
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_the_loss_is_that_of_whole_predictions(table, readout, loss):
+    """Constants are left out on both sides; with them, in float64, the loss is the same."""
+    model = SchNet(8, 8, 1, 10, 5.0, readout=readout, mean=-50.0, std=2.0, seed=0).double()
+    model.readout.set_statistics(atomref=torch.linspace(-5.0, 0.0, 100))
+    model.readout.scale.fill_(1.5)
+    batch = table.batch(torch.arange(6), 5.0)
+    batch.pos = batch.pos.double()
+    want = 0.0
+    for i in range(6):
+        mine = batch.batch == i
+        difference = float(model(batch.z[mine], batch.pos[mine]).detach()) - float(batch.y[i])
+        want += (difference**2 if loss == "mse" else abs(difference)) / 6
+    got = PropertyTraining(model, Schedule("constant", 1e-3), loss).objective(batch).detach()
+    assert float(got) == pytest.approx(want, rel=1e-9)
+
+
 def test_interrupted_and_resumed_is_bit_for_bit_the_uninterrupted_run(table, split, tmp_path):
     train(options(), ENERGY, table, split, tmp_path / "whole")
     train(options(max_steps=12), ENERGY, table, split, tmp_path / "parts")
