@@ -1,0 +1,280 @@
+"""The multilinear form and its open slots, compiled for the CPU.
+
+One pass visits the edges of each row of a compressed sparse graph: rows are targets to open y, or
+sources to open x. The slots b and w can be opened in the same pass, while the numbers are at hand.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from pyg_schnet.ops.backends.cpu.simd import (
+    add,
+    at_address,
+    fetch_add,
+    fma,
+    lanes,
+    load,
+    mul,
+    shifted,
+    splat,
+    store,
+    total,
+)
+from pyg_schnet.ops.backends.cpu.threads import CHUNKS_PER_THREAD, Kernel, num_threads
+
+OPEN_B, OPEN_X, OPEN_Y, OPEN_W = 1, 2, 4, 8
+_SMALL = 2**15  # numbers; below this, waking a second thread costs more than it brings
+
+
+@njit(inline="always")
+def first_row(ptr, rows, chunk, chunks):  # type: ignore[no-untyped-def]
+    """First row of a chunk, chosen so that chunks have about equally many edges."""
+    if chunk == 0:
+        return 0
+    if chunk == chunks:
+        return rows
+    edge = ptr[rows] * chunk // chunks
+    low, high = 0, rows
+    while low < high:
+        middle = (low + high) // 2
+        if ptr[middle] < edge:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit
+def _table_pass(args, like, step):  # type: ignore[no-untyped-def]
+    """Filters from six rows of a table: one chunk of rows after the other."""
+    chunks = args[1]
+    integer, knot_like = np.int64(0), np.int32(0)
+    ptr, order = at_address(args[2], integer), at_address(args[3], integer)
+    others = at_address(args[4], integer)
+    own, other = at_address(args[5], like), at_address(args[6], like)
+    b, knot = at_address(args[7], like), at_address(args[8], knot_like)
+    w = at_address(args[9], like)
+    out, out_b = at_address(args[10], like), at_address(args[11], like)
+    rows, size, num_knots = args[13], args[14], args[15]
+    open_row, open_b, open_w = args[16] != 0, args[17] != 0, args[18] != 0
+    zero = splat(like)
+    while True:
+        chunk = fetch_add(args, 1)
+        if chunk >= chunks:
+            return
+        partial = at_address(args[12], like)
+        if open_w:
+            partial = shifted(partial, chunk * num_knots * size)
+            for f in range(0, num_knots * size, step):
+                store(partial, f, zero)
+        last = first_row(ptr, rows, chunk + 1, chunks)
+        for i in range(first_row(ptr, rows, chunk, chunks), last):
+            sums, mine = shifted(out, i * size), shifted(own, i * size)
+            if open_row:
+                for f in range(0, size, step):
+                    store(sums, f, zero)
+            for place in range(ptr[i], ptr[i + 1]):
+                e = order[place]
+                theirs = shifted(other, others[e] * size)
+                t0 = shifted(w, knot[e] * size)
+                t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
+                t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
+                b0, b1, b2 = splat(b[6 * e]), splat(b[6 * e + 1]), splat(b[6 * e + 2])
+                b3, b4, b5 = splat(b[6 * e + 3]), splat(b[6 * e + 4]), splat(b[6 * e + 5])
+                if open_row and not open_b:
+                    for f in range(0, size, step):
+                        low = fma(b2, load(t2, f), fma(b1, load(t1, f), mul(b0, load(t0, f))))
+                        high = fma(b5, load(t5, f), fma(b4, load(t4, f), mul(b3, load(t3, f))))
+                        store(sums, f, fma(add(low, high), load(theirs, f), load(sums, f)))
+                elif open_b:
+                    g0, g1, g2, g3, g4, g5 = zero, zero, zero, zero, zero, zero
+                    for f in range(0, size, step):
+                        value = load(theirs, f)
+                        product = mul(value, load(mine, f))
+                        row0, row1, row2 = load(t0, f), load(t1, f), load(t2, f)
+                        row3, row4, row5 = load(t3, f), load(t4, f), load(t5, f)
+                        g0, g1, g2 = (
+                            fma(product, row0, g0),
+                            fma(product, row1, g1),
+                            fma(product, row2, g2),
+                        )
+                        g3, g4, g5 = (
+                            fma(product, row3, g3),
+                            fma(product, row4, g4),
+                            fma(product, row5, g5),
+                        )
+                        if open_row:
+                            low = fma(b2, row2, fma(b1, row1, mul(b0, row0)))
+                            high = fma(b5, row5, fma(b4, row4, mul(b3, row3)))
+                            store(sums, f, fma(add(low, high), value, load(sums, f)))
+                    out_b[6 * e], out_b[6 * e + 1], out_b[6 * e + 2] = total(g0), total(g1), total(g2)
+                    out_b[6 * e + 3], out_b[6 * e + 4] = total(g3), total(g4)
+                    out_b[6 * e + 5] = total(g5)
+                if open_w:
+                    s0 = shifted(partial, knot[e] * size)
+                    s1, s2 = shifted(s0, size), shifted(s0, 2 * size)
+                    s3, s4, s5 = shifted(s0, 3 * size), shifted(s0, 4 * size), shifted(s0, 5 * size)
+                    for f in range(0, size, step):
+                        product = mul(load(theirs, f), load(mine, f))
+                        store(s0, f, fma(b0, product, load(s0, f)))
+                        store(s1, f, fma(b1, product, load(s1, f)))
+                        store(s2, f, fma(b2, product, load(s2, f)))
+                        store(s3, f, fma(b3, product, load(s3, f)))
+                        store(s4, f, fma(b4, product, load(s4, f)))
+                        store(s5, f, fma(b5, product, load(s5, f)))
+
+
+@njit
+def _given_pass(args, like, step):  # type: ignore[no-untyped-def]
+    """One row of filters for each edge: one chunk of rows after the other."""
+    chunks = args[1]
+    integer = np.int64(0)
+    ptr, order = at_address(args[2], integer), at_address(args[3], integer)
+    others = at_address(args[4], integer)
+    own, other = at_address(args[5], like), at_address(args[6], like)
+    b, w = at_address(args[7], like), at_address(args[9], like)
+    out, out_b, out_w = (
+        at_address(args[10], like),
+        at_address(args[11], like),
+        at_address(args[12], like),
+    )
+    rows, size = args[13], args[14]
+    open_row, open_b, open_w = args[16] != 0, args[17] != 0, args[18] != 0
+    zero = splat(like)
+    while True:
+        chunk = fetch_add(args, 1)
+        if chunk >= chunks:
+            return
+        last = first_row(ptr, rows, chunk + 1, chunks)
+        for i in range(first_row(ptr, rows, chunk, chunks), last):
+            sums, mine = shifted(out, i * size), shifted(own, i * size)
+            if open_row:
+                for f in range(0, size, step):
+                    store(sums, f, zero)
+            for place in range(ptr[i], ptr[i + 1]):
+                e = order[place]
+                theirs, filters = shifted(other, others[e] * size), shifted(w, e * size)
+                weight = splat(b[e])
+                if open_row:
+                    for f in range(0, size, step):
+                        value = mul(weight, load(filters, f))
+                        store(sums, f, fma(value, load(theirs, f), load(sums, f)))
+                if open_b:
+                    sum_e = zero
+                    for f in range(0, size, step):
+                        product = mul(load(theirs, f), load(mine, f))
+                        sum_e = fma(product, load(filters, f), sum_e)
+                    out_b[e] = total(sum_e)
+                if open_w:
+                    made = shifted(out_w, e * size)
+                    for f in range(0, size, step):
+                        product = mul(load(theirs, f), load(mine, f))
+                        store(made, f, mul(weight, product))
+
+
+def _table_float32(args):  # type: ignore[no-untyped-def]
+    _table_pass(args, np.float32(0), 16)
+
+
+def _table_float64(args):  # type: ignore[no-untyped-def]
+    _table_pass(args, np.float64(0), 8)
+
+
+def _given_float32(args):  # type: ignore[no-untyped-def]
+    _given_pass(args, np.float32(0), 16)
+
+
+def _given_float64(args):  # type: ignore[no-untyped-def]
+    _given_pass(args, np.float64(0), 8)
+
+
+_PASSES = {
+    (True, torch.float32): Kernel(_table_float32),
+    (True, torch.float64): Kernel(_table_float64),
+    (False, torch.float32): Kernel(_given_float32),
+    (False, torch.float64): Kernel(_given_float64),
+}
+
+
+def form(
+    b: Tensor,
+    x: Tensor,
+    y: Tensor,
+    w: Tensor,
+    knot: Tensor,
+    edge_index: Tensor,
+    in_ptr: Tensor,
+    in_order: Tensor,
+    out_ptr: Tensor,
+    out_order: Tensor,
+    num_knots: int,
+    opened: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`pyg_schnet.ops.backends.reference.form`."""
+    features = max(x.size(1), y.size(1), w.size(1))
+    x, y, w = (_padded(t, features) for t in (x, y, w))
+    size = max(x.size(1), y.size(1), w.size(1))
+    b, edge_index = b.contiguous(), edge_index.contiguous()
+    none = b.new_empty(0)
+    sources, targets, edges = out_ptr.numel() - 1, in_ptr.numel() - 1, edge_index.size(1)
+    tabulated = knot.numel() > 0 or num_knots > 0
+    threads = num_threads() if edges * size > _SMALL else 1
+    chunks = threads if opened & OPEN_W and tabulated else CHUNKS_PER_THREAD * threads
+    chunks = 1 if threads == 1 else chunks
+    kernel = _PASSES[tabulated, b.dtype]
+
+    out_x = b.new_empty(sources, size) if opened & OPEN_X else none
+    out_y = b.new_empty(targets, size) if opened & OPEN_Y else none
+    out_b = torch.empty_like(b) if opened & OPEN_B else none
+    out_w = none
+    if opened & OPEN_W:
+        out_w = b.new_empty((chunks, num_knots, size) if tabulated else (edges, size))
+    side = opened & (OPEN_B | OPEN_W)
+    for slot in (OPEN_X, OPEN_Y):
+        # b and w open beside x if that is open too, else in the pass over targets.
+        here = side if slot == OPEN_X or not opened & OPEN_X else 0
+        if not (opened & slot or (here and slot == OPEN_Y)):
+            continue
+        by_source = slot == OPEN_X
+        ptr, order = (out_ptr, out_order) if by_source else (in_ptr, in_order)
+        own, other, out = (x, y, out_x) if by_source else (y, x, out_y)
+        others = edge_index.data_ptr() + (8 * edges if by_source else 0)
+        kernel(
+            chunks,
+            threads,
+            ptr.data_ptr(),
+            order.data_ptr(),
+            others,
+            own.data_ptr(),
+            other.data_ptr(),
+            b.data_ptr(),
+            knot.data_ptr(),
+            w.data_ptr(),
+            out.data_ptr(),
+            out_b.data_ptr(),
+            out_w.data_ptr(),
+            ptr.numel() - 1,
+            size,
+            num_knots,
+            int(bool(opened & slot)),
+            here & OPEN_B,
+            here & OPEN_W,
+        )
+    if opened & OPEN_W and tabulated:
+        out_w = out_w[0] if chunks == 1 else out_w.sum(0)
+    if size != features:
+        out_x, out_y, out_w = (
+            t[:, :features].contiguous() if t.dim() == 2 else t for t in (out_x, out_y, out_w)
+        )
+    return out_b, out_x, out_y, out_w
+
+
+def _padded(values: Tensor, features: int) -> Tensor:
+    """Contiguous, with columns of zeros up to a whole number of vectors."""
+    step = lanes(8 * values.element_size())
+    missing = -features % step
+    if missing and values.size(1):
+        return torch.nn.functional.pad(values, (0, missing))
+    return values.contiguous()
