@@ -39,18 +39,38 @@ def edge_vectors(
     vectors = pos.index_select(0, source) - pos.index_select(0, target)  # [E, 3]
     if cell is None:
         return vectors
+    return vectors + shift_vectors(edge_index, cell, cell_shift, batch, pos.dtype)
+
+
+def shift_vectors(
+    edge_index: Tensor,
+    cell: Tensor,
+    cell_shift: Tensor | None,
+    batch: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The lattice vector that belongs to each edge, (E, 3), Å; as :func:`edge_vectors`.
+
+    Raises:
+        ValueError: As :func:`edge_vectors`.
+
+    Example:
+        >>> edge_index, shift = torch.tensor([[0], [0]]), torch.tensor([[0, 0, 1]])
+        >>> shift_vectors(edge_index, 3.0 * torch.eye(3), shift, None, torch.float32)
+        tensor([[0., 0., 3.]])
+    """
     if cell_shift is None:
         raise ValueError("cell is given without cell_shift; take both from neighbor_edges.")
-    shift = cell_shift.to(pos.dtype)
+    shift = cell_shift.to(dtype)
     cells = cell.view(-1, 3, 3)
     if cells.size(0) == 1:
-        return vectors + shift @ cells[0]
+        return shift @ cells[0]
     if batch is None:
         raise ValueError(
             f"cell holds {cells.size(0)} structures; batch must say which atom is in which."
         )
-    per_edge = cells.index_select(0, batch.index_select(0, target))  # [E, 3, 3]
-    return vectors + torch.bmm(shift.unsqueeze(1), per_edge).squeeze(1)
+    per_edge = cells.index_select(0, batch.index_select(0, edge_index[1]))  # [E, 3, 3]
+    return torch.bmm(shift.unsqueeze(1), per_edge).squeeze(1)
 
 
 def edge_lengths(

@@ -1,10 +1,13 @@
 """Energy, forces and stress of any energy model."""
 
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
+
+from pyg_schnet.nn.tabulated import fixed_filters
 
 
 class EnergyModel(Protocol):
@@ -81,8 +84,9 @@ class Potential(nn.Module):
         create_graph = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
         if self.stress and data.get("cell") is None:
             raise ValueError("The stress needs a periodic structure, but data has no cell.")
+        filters = nullcontext() if create_graph else fixed_filters()
         # Forces are derivatives, so they need autograd under no_grad and inference_mode too.
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), filters:
             return self._evaluate(data, create_graph)
 
     def _evaluate(self, data: Data, create_graph: bool) -> dict[str, Tensor]:

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.graph.vectors import edge_lengths
+from pyg_schnet.graph.vectors import shift_vectors
 from pyg_schnet.models.inputs import checked_batch
 from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
 from pyg_schnet.nn.basis import GaussianSmearing
+from pyg_schnet.nn.cfconv import edge_scale
 from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole
+from pyg_schnet.nn.tabulated import FilterTable, EdgeFilters
+from pyg_schnet.ops import Graph, edge_difference
 
 InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -55,13 +58,16 @@ class SchNet(nn.Module):
         mean: Mean of the atomic contributions, in the unit of the property.
         std: Their standard deviation.
         atomref: Single-atom values by atomic number, (100, 1) or (100,).
-        filters: "exact" evaluates the filter network on each edge; "auto" chooses.
+        filters: "exact" evaluates the filter networks on each edge; "tabulated" reads them off a
+            spline whose relative error is measured (:class:`~pyg_schnet.nn.tabulated.FilterTable`);
+            "auto" takes the table in float32 where that is the cheaper, and float64 exactly.
         filter_activation: After the last layer of the filter network: "linear" (SchNetPack, PyG)
             or "ssp" (the papers' code).
         cutoff_fn: "cosine", "hard" or "none".
         normalize: None, or "neighbors" to divide each convolution by the number of neighbours.
         gamma: Of the Gaussians, 1/Å²; None takes 1/(2 spacing²).
         shared_filters: One filter network for all blocks (thesis, section 5.2).
+        backend: Who computes the convolution; see :func:`pyg_schnet.ops.choose_backend`.
         seed: Seed of the initial weights; None uses torch's generator as it stands, and draws the
             same weights as PyG would.
 
@@ -98,6 +104,7 @@ class SchNet(nn.Module):
         normalize: str | None = None,
         gamma: float | None = None,
         shared_filters: bool = False,
+        backend: str = "auto",
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -110,15 +117,17 @@ class SchNet(nn.Module):
         self.interaction_graph = interaction_graph
         self.max_num_neighbors = max_num_neighbors
         self.dipole = dipole
-        if filters not in ("auto", "exact"):
-            raise ValueError(f"filters must be 'auto' or 'exact', got {filters!r}.")
+        if filters not in ("auto", "exact", "tabulated"):
+            raise ValueError(f"filters must be 'exact', 'tabulated' or 'auto', got {filters!r}.")
         self.filters = filters
         self.filter_activation = filter_activation
         self.cutoff_fn = cutoff_fn
         self.normalize = normalize
         self.gamma = gamma
         self.shared_filters = shared_filters
+        self.backend = backend
         self.seed = seed
+        self._table: FilterTable | None = None
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -144,6 +153,7 @@ class SchNet(nn.Module):
                 cutoff_fn=self.cutoff_fn,
                 normalize=self.normalize,
                 filter_network=shared,
+                backend=self.backend,
             )
             for _ in range(self.num_interactions)
         )
@@ -221,12 +231,87 @@ class SchNet(nn.Module):
         Arguments as :meth:`forward`.
         """
         batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
-        edge_index, distance = self.edges(pos, batch, edge_index, cell, cell_shift, pbc)
-        edge_attr = self.distance_expansion(distance)  # [E, G]
+        graph, distance = self._graph(pos, batch, edge_index, cell, cell_shift, pbc)
         x = self.embedding(z if z.dtype == torch.int32 else z.long())  # [N, H]
-        for block in self.interactions:
-            x = x + block(x, edge_index, distance, edge_attr)
+        for block, edge_attr in zip(
+            self.interactions, self._edge_attributes(graph, distance), strict=True
+        ):
+            x = x + block(x, graph, distance, edge_attr)
         return x
+
+    def _edge_attributes(self, graph: Graph, distance: Tensor) -> list[Tensor] | list[EdgeFilters]:
+        """What each block makes its filters of: Gaussians of distances, or rows of a table."""
+        table = self._filter_table(distance)
+        if table is None:
+            return [self.distance_expansion(distance)] * len(self.interactions)
+        first = cast(InteractionBlock, self.interactions[0]).conv
+        scale = edge_scale(graph, distance, first.cutoff_fn, self.normalize)
+        lookups = table.look_up(distance, scale, self.backend)
+        return lookups * len(self.interactions) if self.shared_filters else lookups
+
+    def _filter_table(self, distance: Tensor) -> FilterTable | None:
+        """The table, where it shall be used."""
+        if self.filters == "exact" or len(self.interactions) == 0:
+            return None
+        if self.filters == "auto" and distance.dtype != torch.float32:
+            return None
+        blocks = cast(list[InteractionBlock], list(self.interactions))
+        networks = [block.conv.nn for block in blocks]
+        if not FilterTable.fits(self.distance_expansion, networks):
+            if self.filters == "tabulated":
+                raise ValueError(
+                    "filters='tabulated' needs the package's own basis and filter networks, "
+                    "without hooks; use filters='exact' or 'auto' with others."
+                )
+            return None
+        networks = networks[:1] if self.shared_filters else networks
+        table = self._table
+        if table is None or table.basis is not self.distance_expansion or any(
+            a is not b for a, b in zip(table.networks, networks, strict=True)
+        ):
+            table = FilterTable(self.distance_expansion, networks, self._end_of_filters())
+            object.__setattr__(self, "_table", table)
+        if self.filters == "tabulated" or table.is_constant():
+            return table
+        return table if distance.numel() > table.grid(distance.dtype).num_knots else None
+
+    def _end_of_filters(self) -> float:
+        """Å; beyond it the filters are multiplied by zero, or are constant."""
+        if self.cutoff_fn != "none":
+            return self.cutoff
+        width = float((2 * self.distance_expansion.gamma).rsqrt())
+        return self.cutoff + 7.0 * width
+
+    def _graph(
+        self,
+        pos: Tensor,
+        batch: Tensor,
+        edge_index: Tensor | None,
+        cell: Tensor | None,
+        cell_shift: Tensor | None,
+        pbc: Tensor | None,
+    ) -> tuple[Graph, Tensor]:
+        """The sorted edges and their lengths (E,), Å."""
+        given = None
+        if edge_index is None and self.interaction_graph is not None:
+            edge_index, given = self.interaction_graph(pos, batch)
+        elif edge_index is None:
+            all_pairs = self.cutoff_fn == "none" and cell is None
+            edge_index, cell_shift = neighbor_edges(
+                pos,
+                None if all_pairs else self.cutoff,
+                batch=batch,
+                cell=cell,
+                pbc=pbc,
+                max_num_neighbors=self.max_num_neighbors,
+            )
+        graph = Graph.of(edge_index, pos.size(0), dtype=pos.dtype, backend=self.backend)
+        if given is not None:
+            return graph, given
+        vectors = edge_difference(pos, graph)  # [E, 3]
+        if cell is not None:
+            vectors = vectors + shift_vectors(edge_index, cell, cell_shift, batch, pos.dtype)
+        return graph, torch.linalg.vector_norm(vectors, dim=-1)
 
     def edges(
         self,
@@ -238,19 +323,8 @@ class SchNet(nn.Module):
         pbc: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The edges (2, E) and their lengths (E,), Å; found where they are not given."""
-        if edge_index is None and self.interaction_graph is not None:
-            return self.interaction_graph(pos, batch)
-        if edge_index is None:
-            all_pairs = self.cutoff_fn == "none" and cell is None
-            edge_index, cell_shift = neighbor_edges(
-                pos,
-                None if all_pairs else self.cutoff,
-                batch=batch,
-                cell=cell,
-                pbc=pbc,
-                max_num_neighbors=self.max_num_neighbors,
-            )
-        return edge_index, edge_lengths(pos, edge_index, cell, cell_shift, batch)
+        graph, distance = self._graph(pos, batch, edge_index, cell, cell_shift, pbc)
+        return graph.edge_index, distance
 
     def atomwise(
         self,

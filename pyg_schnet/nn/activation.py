@@ -1,9 +1,8 @@
 """The activation function of SchNet."""
 
-import math
-
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pyg_schnet.ops import ssp
 
 
 class ShiftedSoftplus(nn.Module):
@@ -22,10 +21,6 @@ class ShiftedSoftplus(nn.Module):
         tensor([0., 0.])
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.shift = math.log(2.0)
-
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each element of ``x``, any shape and floating point dtype."""
-        return F.softplus(x) - self.shift
+        return ssp(x)

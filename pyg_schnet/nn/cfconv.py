@@ -5,6 +5,26 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from pyg_schnet.nn.cutoff import NoCutoff, cutoff_function
+from pyg_schnet.nn.dense import Dense
+from pyg_schnet.nn.tabulated import EdgeFilters
+from pyg_schnet.ops import Graph, cfconv
+
+_HOOKS = tuple(
+    f"_{method}_forward_{kind}hooks"
+    for method in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
+    for kind in ("pre_", "")
+)
+
+
+def edge_scale(
+    graph: Graph, distance: Tensor, cutoff_fn: nn.Module, normalize: str | None
+) -> Tensor:
+    """The factor of each edge: cutoff function, over the number of neighbours if asked, (E,)."""
+    scale = cutoff_fn(distance)
+    if normalize is None:
+        return scale
+    counts = graph.num_neighbors.clamp(min=1).to(scale.dtype)
+    return scale / counts.index_select(0, graph.edge_index[1])
 
 
 class CFConv(MessagePassing):
@@ -27,6 +47,10 @@ class CFConv(MessagePassing):
     cutoff function is that of the chapter of 2020. Nothing in it knows chemistry:
     points of any kind, bipartite graphs and filters of any edge feature work.
 
+    The sum runs as one fused operator (:func:`pyg_schnet.ops.cfconv`) that stores no message. A
+    subclass that overrides ``message``, ``aggregate`` or ``update``, a hook on them, or an explainer
+    gets PyG's own way through them, with the same numbers.
+
     Args:
         in_channels: Features of a source node.
         out_channels: Features made for a target node.
@@ -35,6 +59,7 @@ class CFConv(MessagePassing):
         cutoff: Å (or the unit of ``edge_weight``). None switches the cutoff function off.
         cutoff_fn: "cosine", "hard", "none", or a module from distances to weights.
         normalize: None or "neighbors".
+        backend: Who computes; see :func:`pyg_schnet.ops.choose_backend`.
 
     Raises:
         ValueError: If ``cutoff_fn`` or ``normalize`` is unknown, or ``cutoff`` not positive.
@@ -59,6 +84,7 @@ class CFConv(MessagePassing):
         *,
         cutoff_fn: str | nn.Module = "cosine",
         normalize: str | None = None,
+        backend: str = "auto",
     ) -> None:
         if normalize not in (None, "neighbors"):
             raise ValueError(f"normalize must be None or 'neighbors', got {normalize!r}.")
@@ -67,8 +93,11 @@ class CFConv(MessagePassing):
         self.out_channels = out_channels
         self.num_filters = num_filters
         self.normalize = normalize
-        self.lin1 = torch.nn.Linear(in_channels, num_filters, bias=False)
-        self.lin2 = torch.nn.Linear(num_filters, out_channels)
+        self.backend = backend
+        # PyG would hand sparse matrices to message_and_aggregate; the choice is made in forward.
+        self.fuse = False
+        self.lin1 = Dense(in_channels, num_filters, bias=False)
+        self.lin2 = Dense(num_filters, out_channels)
         self.nn = nn
         self.cutoff = cutoff
         if not isinstance(cutoff_fn, str):
@@ -86,9 +115,9 @@ class CFConv(MessagePassing):
     def forward(
         self,
         x: Tensor | tuple[Tensor, Tensor | None],
-        edge_index: Tensor,
+        edge_index: Tensor | Graph,
         edge_weight: Tensor,
-        edge_attr: Tensor,
+        edge_attr: Tensor | EdgeFilters,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Convolve.
@@ -96,9 +125,11 @@ class CFConv(MessagePassing):
         Args:
             x: Node features (N, in_channels); or for a bipartite graph the pair (features of the
                 sources, features of the targets or None), of which only the first is read.
-            edge_index: (2, E) integers: row 0 source j, row 1 target i.
+            edge_index: (2, E) integers: row 0 source j, row 1 target i; or a
+                :class:`~pyg_schnet.ops.Graph`, sorted once for several layers.
             edge_weight: Distances (E,), the argument of the cutoff function.
-            edge_attr: (E, G), the argument of the filter network; usually Gaussians of distances.
+            edge_attr: (E, G), the argument of the filter network, usually Gaussians of distances;
+                or filters read off a table, with cutoff and normalisation.
             size: (number of sources, number of targets); needed for a bipartite graph whose
                 targets have no features, if its last targets have no edge.
 
@@ -108,14 +139,53 @@ class CFConv(MessagePassing):
         Raises:
             ValueError: If the filter network does not give (E, num_filters).
         """
-        w = self.filter(edge_weight, edge_attr)  # [E, F]
-        if isinstance(x, tuple):
-            if size is None:
-                size = self._bipartite_size(x, edge_index)
-            h: Tensor | tuple[Tensor, None] = (self.lin1(x[0]), None)
+        indices = edge_index.edge_index if isinstance(edge_index, Graph) else edge_index
+        if isinstance(x, tuple) and size is None:
+            size = self._bipartite_size(x, indices)
+        h = self.lin1(x[0] if isinstance(x, tuple) else x)  # [N, F]
+        if self._is_fused() and not indices.is_sparse:
+            graph = edge_index
+            if not isinstance(graph, Graph):
+                targets = None if size is None else size[1]
+                graph = Graph.of(indices, h.size(0), targets, h.dtype, self.backend)
+            if not isinstance(edge_attr, EdgeFilters):
+                scale = edge_scale(graph, edge_weight, self.cutoff_fn, self.normalize)
+                edge_attr = EdgeFilters(self._network(edge_weight, edge_attr), scale)
+            return self.lin2(self.message_and_aggregate(graph, h, edge_attr))
+        if not isinstance(edge_attr, EdgeFilters):
+            w = self.filter(edge_weight, edge_attr)  # [E, F]
+        elif self.normalize is None:
+            w = edge_attr.values()
         else:
-            h = self.lin1(x)  # [N, F]
-        return self.lin2(self.propagate(edge_index, x=h, w=w, size=size))
+            raise ValueError(
+                "These filters are divided by the number of neighbours already, and the mean over "
+                "messages would divide again; use filters='exact' to look at messages."
+            )
+        pair = (h, None) if isinstance(x, tuple) else h
+        return self.lin2(self.propagate(indices, x=pair, w=w, size=size))
+
+    def message_and_aggregate(self, edge_index: Graph, x: Tensor, filters: EdgeFilters) -> Tensor:
+        """The sum over neighbours in one operator, (targets, num_filters).
+
+        Args:
+            edge_index: The sorted edges.
+            x: Features after ``lin1``, (N, num_filters).
+            filters: Of each edge.
+        """
+        return cfconv(x, filters.rows, filters.weights, edge_index, filters.knot)
+
+    def _is_fused(self) -> bool:
+        """Whether nobody looks at or changes the single messages."""
+        kind = type(self)
+        return (
+            kind.message is CFConv.message
+            and kind.filter is CFConv.filter
+            and kind.aggregate is MessagePassing.aggregate
+            and kind.update is MessagePassing.update
+            and not self.explain
+            and self.decomposed_layers == 1
+            and not any(getattr(self, name) for name in _HOOKS)
+        )
 
     def filter(self, edge_weight: Tensor, edge_attr: Tensor) -> Tensor:
         """The filter of each edge with its cutoff: W(d) f(d), (E, num_filters).
@@ -123,15 +193,19 @@ class CFConv(MessagePassing):
         Raises:
             ValueError: If the filter network does not give (E, num_filters).
         """
+        w = self._network(edge_weight, edge_attr)
+        if isinstance(self.cutoff_fn, NoCutoff):
+            return w
+        return w * self.cutoff_fn(edge_weight).view(-1, 1)
+
+    def _network(self, edge_weight: Tensor, edge_attr: Tensor) -> Tensor:
         w = self.nn(edge_attr)
         if w.shape != (edge_weight.numel(), self.num_filters):
             raise ValueError(
                 f"The filter network must give one row of num_filters={self.num_filters} per edge, "
                 f"({edge_weight.numel()}, {self.num_filters}), but gave {tuple(w.shape)}."
             )
-        if isinstance(self.cutoff_fn, NoCutoff):
-            return w
-        return w * self.cutoff_fn(edge_weight).view(-1, 1)
+        return w
 
     def message(self, x_j: Tensor, w: Tensor) -> Tensor:
         """One neighbour's contribution, filter times features, (E, num_filters)."""

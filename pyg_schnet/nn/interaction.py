@@ -4,7 +4,10 @@ from torch import Tensor, nn
 
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.cfconv import CFConv
+from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.tabulated import EdgeFilters
+from pyg_schnet.ops import Graph
 
 
 class InteractionBlock(nn.Module):
@@ -32,6 +35,7 @@ class InteractionBlock(nn.Module):
         normalize: None, or "neighbors" to divide by the number of neighbours.
         filter_network: A filter network of your own instead, from ``edge_attr`` to
             (E, num_filters); also the way in which blocks share one.
+        backend: Who computes; see :func:`pyg_schnet.ops.choose_backend`.
 
     Raises:
         ValueError: If an option is unknown.
@@ -57,6 +61,7 @@ class InteractionBlock(nn.Module):
         cutoff_fn: str | nn.Module = "cosine",
         normalize: str | None = None,
         filter_network: nn.Module | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         if filter_network is None:
@@ -69,9 +74,10 @@ class InteractionBlock(nn.Module):
             cutoff,
             cutoff_fn=cutoff_fn,
             normalize=normalize,
+            backend=backend,
         )
         self.act = ShiftedSoftplus()
-        self.lin = nn.Linear(hidden_channels, hidden_channels)
+        self.lin = Dense(hidden_channels, hidden_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -83,7 +89,11 @@ class InteractionBlock(nn.Module):
         nn.init.zeros_(self.lin.bias)
 
     def forward(
-        self, x: Tensor, edge_index: Tensor, edge_weight: Tensor, edge_attr: Tensor
+        self,
+        x: Tensor,
+        edge_index: Tensor | Graph,
+        edge_weight: Tensor,
+        edge_attr: Tensor | EdgeFilters,
     ) -> Tensor:
         """The change of ``x`` (N, hidden_channels); edges as in :meth:`CFConv.forward`."""
         return self.lin(self.act(self.conv(x, edge_index, edge_weight, edge_attr)))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pyg_schnet.nn.activation import ShiftedSoftplus
+from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.precision import Float64Buffers
 
 MAX_ATOMIC_NUMBER = 99
@@ -94,7 +95,7 @@ class Atomwise(Float64Buffers):
             raise ValueError(f"readout must be 'add' (or 'sum') or 'mean', got {readout!r}.")
         self.readout = readout
         hidden = in_channels // 2 if hidden_channels is None else hidden_channels
-        self.lin1 = nn.Linear(in_channels, hidden)
+        self.lin1 = Dense(in_channels, hidden)
         self.act = ShiftedSoftplus()
         self.lin2 = nn.Linear(hidden, out_channels)
         for name, value in (("mean", 0.0), ("std", 1.0), ("scale", 1.0)):
@@ -213,7 +214,7 @@ class Dipole(nn.Module):
         super().__init__()
         hidden = in_channels // 2 if hidden_channels is None else hidden_channels
         self.magnitude = magnitude
-        self.lin1 = nn.Linear(in_channels, hidden)
+        self.lin1 = Dense(in_channels, hidden)
         self.act = ShiftedSoftplus()
         self.lin2 = nn.Linear(hidden, 1)
         self.register_buffer("atomic_mass", torch.tensor(atomic_masses, dtype=torch.float64))

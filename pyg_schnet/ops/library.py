@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyg_schnet.ops.backends import kernel
 
@@ -17,7 +18,8 @@ class Operator:
 
     It is registered with ``torch.library``, for torch.compile, export and fake tensors. Eager calls
     take a shorter way through ``torch.autograd.Function``, with the same gradient: half the overhead,
-    which is what small molecules spend their time on.
+    which is what small molecules spend their time on. The reference backend is plain torch, which
+    differentiates and transforms itself.
 
     Args:
         schema: Of the operator; the last argument is ``str backend``.
@@ -48,51 +50,53 @@ class Operator:
         if backward is None:
             self.eager: Callable[..., Any] = run
             return
-        count = schema.count(",") + 1
+        count = schema.partition("->")[0].count(",") + 1
+        nothing = (None,) * (count - differentiable)
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            ctx.save_for_backward(*(v for v in inputs if isinstance(v, Tensor)))
-            ctx.rest = tuple(None if isinstance(v, Tensor) else v for v in inputs)
-
-        def restore(ctx: Any) -> None:
-            tensors = iter(ctx.saved_tensors)
-            ctx.inputs = tuple(next(tensors) if v is None else v for v in ctx.rest)
+            ctx.save_for_backward(*inputs[:differentiable])
+            ctx.rest = inputs[differentiable:]
 
         def registered_backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-            restore(ctx)
+            ctx.inputs = (*ctx.saved_tensors, *ctx.rest)
             ctx.needed = ctx.needs_input_grad[:differentiable]
-            made = backward(ctx, *gradients)
-            return (*made, *(None for _ in range(count - differentiable)))
+            return (*backward(ctx, *gradients), *nothing)
 
         class Eager(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, *inputs: Any) -> Any:
-                save(ctx, inputs, None)
+                ctx.save_for_backward(*inputs[:differentiable])
+                ctx.rest = inputs[differentiable:]
                 ctx.set_materialize_grads(False)
-                return run(*inputs)
+                return kernel(inputs[-1], name)(*inputs[:-1])
 
             @staticmethod
             def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-                restore(ctx)
+                ctx.inputs = (*ctx.saved_tensors, *ctx.rest)
                 ctx.needed = _wanted(ctx, differentiable)
-                made = backward(ctx, *gradients)
-                return (*made, *(None for _ in range(count - differentiable)))
+                return (*backward(ctx, *gradients), *nothing)
 
         torch.library.register_autograd(
             f"{NAMESPACE}::{name}", registered_backward, setup_context=save, lib=_LIBRARY
         )
-        self.eager = Eager.apply
+        # Without the wrapper of Function.apply, which looks at each argument for torch.func's sake.
+        self.eager = super(torch.autograd.Function, Eager).apply
 
     def __call__(self, *inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or _is_traced():
+        if inputs[-1] == "reference" or _is_transformed():
+            return kernel("reference", self.name)(*inputs[:-1])
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
             return self.registered(*inputs)
         return self.eager(*inputs)
 
 
-def _is_traced() -> bool:
-    """Whether a dispatch mode (fake tensors, tracing) or a function transform is at work."""
-    return (
-        torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+def _is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which kernels cannot follow.
+
+    The reference is plain torch and can.
+    """
+    return forward_ad._current_level >= 0 or (
+        not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
     )
 
 

@@ -50,12 +50,12 @@ _KNOTS = Operator(
 
 
 def spline_weights(
-    c: Tensor, d: Tensor, grid: Grid, backend: str = "auto"
+    c: Tensor, d: Tensor, grid: Grid, backend: str = "auto", *, order: int = 0
 ) -> tuple[Tensor, Tensor]:
     r"""Which six rows of a table each distance reads, and with what weights.
 
     .. math::
-        k_e = \lfloor d_e / h \rfloor, \qquad b_{em} = c_e\, B_m(d_e / h - k_e)
+        k_e = \lfloor d_e / h \rfloor, \qquad b_{em} = c_e\, B^{(p)}_m(d_e / h - k_e)
 
     Beyond the end of the grid the spline goes on as a constant.
 
@@ -64,6 +64,7 @@ def spline_weights(
         d: Distances (E,), Å, not negative.
         grid: Of the table.
         backend: See :func:`pyg_schnet.ops.choose_backend`.
+        order: p, the derivative in d that the weights shall give.
 
     Returns:
         k (E,) int32, and b (E, 6), differentiable in c and d to any order.
@@ -75,7 +76,7 @@ def spline_weights(
     """
     name = choose_backend(d.device, d.dtype, backend)
     knot = _KNOTS(d.detach(), grid.step, grid.intervals, name)
-    return knot, _SPLINE(c, d, 0, grid.step, grid.intervals, name)
+    return knot, _SPLINE(c, d, order, grid.step, grid.intervals, name)
 
 
 def _difference_backward(ctx: Any, u: Tensor | None) -> tuple[Tensor | None]:

@@ -259,7 +259,7 @@ def test_auto_filters_are_the_exact_ones(ch3oh):
         ({"num_gaussians": 1}, "num_gaussians must be at least 2"),
         ({"cutoff": -1.0}, "cutoff must be a positive, finite distance in Å, got -1.0"),
         ({"readout": "max"}, "readout must be"),
-        ({"filters": "fast"}, "filters must be 'auto' or 'exact', got 'fast'"),
+        ({"filters": "fast"}, "filters must be 'exact', 'tabulated' or 'auto', got 'fast'"),
         ({"filter_activation": "relu"}, "filter_activation must be"),
         ({"cutoff_fn": "step"}, "cutoff_fn must be"),
         ({"normalize": True}, "normalize must be"),

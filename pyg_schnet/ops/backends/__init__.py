@@ -47,15 +47,21 @@ def choose_backend(
         >>> choose_backend(torch.device("cpu"), requested="reference")
         'reference'
     """
-    asked = requested
-    if asked == "auto":
-        asked = os.environ.get(VARIABLE, "auto")
+    forced = os.environ.get(VARIABLE, "auto") if requested == "auto" else None
+    return _choose(device, dtype, requested, forced, os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@functools.cache
+def _choose(
+    device: torch.device, dtype: torch.dtype, requested: str, forced: str | None, interpret: bool
+) -> str:
+    asked = forced or requested
     if asked == "auto":
         if dtype not in _KERNEL_DTYPES or device.type not in ("cpu", "cuda"):
             return "reference"
         return device.type if is_installed(device.type) else "reference"
     if asked not in NAMES:
-        source = "backend" if requested != "auto" else VARIABLE
+        source = VARIABLE if forced else "backend"
         raise ValueError(
             f"{source} must be 'auto', 'reference', 'scatter', 'cpu' or 'cuda', got {asked!r}."
         )
@@ -64,7 +70,7 @@ def choose_backend(
             f"The backend {asked!r} was asked for but {_NEEDS[asked]} is not installed: "
             f"{_MEND[asked]}."
         )
-    interpreted = asked == "cuda" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = asked == "cuda" and interpret
     if asked in ("cpu", "cuda") and device.type != asked and not interpreted:
         raise ValueError(
             f"The backend {asked!r} needs tensors on {asked}, but they are on {device}; move the "

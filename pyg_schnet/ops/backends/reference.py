@@ -94,17 +94,18 @@ def _knots(d: Tensor, step: float, intervals: int) -> Tensor:
 
 
 def _basis(d: Tensor, order: int, step: float, intervals: int) -> Tensor:
-    d = d.detach()
     if order > DEGREE:
         return d.new_zeros(d.numel(), ROWS)
-    k = _knots(d, step, intervals)
-    t = (d - k * step) * (1.0 / step)
-    inside = (d <= step * intervals) | d.isnan() if order else torch.ones_like(t, dtype=torch.bool)
-    t = torch.where(t > 1, torch.ones_like(t), t)
+    t = (d - _knots(d, step, intervals) * step) * (1.0 / step)
+    beyond = t > 1
+    t = torch.where(beyond, torch.ones_like(t), t).unsqueeze(1)
     polynomials = torch.tensor(basis_polynomials(order), dtype=d.dtype, device=d.device)
-    powers = t.unsqueeze(1) ** torch.arange(ROWS, device=d.device)  # [E, 6]
-    values = powers @ polynomials.T * (1.0 / step) ** order
-    return torch.where(inside.unsqueeze(1), values, torch.zeros_like(values))
+    values = polynomials[:, DEGREE].expand(d.numel(), ROWS)
+    for q in range(DEGREE - 1, -1, -1):
+        values = values * t + polynomials[:, q]
+    if order:
+        values = torch.where(beyond.unsqueeze(1), torch.zeros_like(values), values)
+    return values * (1.0 / step) ** order
 
 
 def prefilter(values: Tensor, transposed: bool) -> Tensor:
@@ -141,6 +142,11 @@ def ssp_grad(g: Tensor, x: Tensor, order: int) -> Tensor:
     # torch's softplus is the identity above 20.
     above = 1.0 if order == 1 else 0.0
     return g * torch.where(x > 20, torch.full_like(value, above), value)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T``."""
+    return a @ b.t()
 
 
 def edge_difference(pos: Tensor, edge_index: Tensor, *order: Tensor) -> Tensor:

@@ -10,14 +10,18 @@ from pyg_schnet.ops.backends.cpu.edges import (
     spline_dot,
 )
 from pyg_schnet.ops.backends.cpu.form import form
+from pyg_schnet.ops.backends.cpu.memory import fingerprint
+from pyg_schnet.ops.backends.cpu.product import product
 
 __all__ = [
     "csr",
     "edge_difference",
     "edge_divergence",
+    "fingerprint",
     "form",
     "knots",
     "prefilter",
+    "product",
     "spline",
     "spline_dot",
     "ssp",

@@ -58,15 +58,16 @@ def _exp_of_minus_abs(x, like):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def ssp_vector(x, like):  # type: ignore[no-untyped-def]
-    """Shifted softplus as max(x, 0) + ln(1 + e^-|x|) - ln 2, the logarithm by an artanh."""
-    zero = splat(like)
+    """Shifted softplus as max(x, 0) + ln((1 + e)/2), e = e^-|x|, the logarithm by an artanh.
+
+    Halving within the logarithm makes it exact at 0.
+    """
+    zero, one = splat(like), splat(type(like)(1.0))
     e = _exp_of_minus_abs(x, like)
-    s = div(e, add(e, splat(type(like)(2.0))))
-    q = mul(s, s)
-    log = mul(mul(s, splat(type(like)(2.0))), _artanh_series(q))
-    twenty = splat(type(like)(20.0))
-    log = where_less(twenty, x, zero, log)
-    return add(where_less(x, zero, zero, x), sub(log, splat(type(like)(_LN2))))
+    e = where_less(splat(type(like)(20.0)), x, zero, e)
+    s = div(sub(e, one), add(e, splat(type(like)(3.0))))
+    log = mul(add(s, s), _artanh_series(mul(s, s)))
+    return add(where_less(x, zero, zero, x), log)
 
 
 @njit(inline="always")

@@ -1,0 +1,236 @@
+"""Filters of all layers as splines on one grid: what a network gives, for the price of a lookup."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pyg_schnet.nn.activation import ShiftedSoftplus
+from pyg_schnet.nn.basis import GaussianSmearing
+from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.ops import Grid, fingerprint, spline_weights, ssp, table_coefficients
+
+# Relative errors of W and of W' that a table may have; float32 cannot show smaller ones.
+TOLERANCE = {torch.float32: (1e-6, 1e-5), torch.float64: (1e-10, 1e-9)}
+_FIRST_STEP = 0.25  # in widths of a Gaussian: where a single one meets the tolerance of float32
+_LAST_STEP = 2.0**-9  # Å
+_FIXED: ContextVar[bool] = ContextVar("fixed", default=False)
+
+
+@contextmanager
+def fixed_filters() -> Iterator[None]:
+    """Within it, nobody asks for gradients of the filters, so tables are kept from call to call.
+
+    Example:
+        >>> with fixed_filters():
+        ...     pass
+    """
+    token = _FIXED.set(True)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
+
+
+@dataclass(frozen=True)
+class EdgeFilters:
+    """The filter of each edge, not yet multiplied out.
+
+    Attributes:
+        rows: One filter for each edge (E, F), or the coefficients of a table (K, F).
+        weights: Factors of the rows, the cutoff function and the normalisation included: (E,), or
+            (E, 6) for a table.
+        knot: (E,) first of the six rows of a table that an edge reads; None without table.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    knot: Tensor | None = None
+
+    def values(self) -> Tensor:
+        """The filter of each edge with its factors, (E, F)."""
+        if self.knot is None:
+            return self.rows * self.weights.view(-1, 1)
+        read = self.knot.long().unsqueeze(1) + torch.arange(6, device=self.knot.device)  # [E, 6]
+        return torch.einsum("em,emf->ef", self.weights, self.rows[read])
+
+
+class FilterTable:
+    r"""The filter networks of all layers on a grid, read off by a spline of degree five.
+
+    .. math::
+        W_l(d) \approx \sum_{m=0}^{5} B_m(d/h - k)\, C_{l,k+m}
+
+    A filter depends on the distance alone, so a network per edge says the same thing many times.
+    The coefficients are computed from the networks whenever those may have changed, gradients
+    flow through them, and the interpolated energy has exact forces of its own.
+
+    Args:
+        basis: The radial basis.
+        networks: One filter network for each layer, all of the same sizes.
+        end: Å, where the distances end.
+
+    Example:
+        >>> basis, network = GaussianSmearing(0.0, 5.0, 20), FilterNetwork(20, 8)
+        >>> table = FilterTable(basis, [network], 5.0)
+        >>> d = torch.tensor([0.8, 2.1])
+        >>> found = table.look_up(d, torch.ones(2))[0].values()
+        >>> bool((found - network(basis(d))).abs().max() < 1e-5)
+        True
+    """
+
+    def __init__(
+        self, basis: GaussianSmearing, networks: Sequence[FilterNetwork], end: float
+    ) -> None:
+        self.basis = basis
+        self.networks = list(networks)
+        self.end = end
+        self._grids: dict[torch.dtype, Grid] = {}
+        self._kept: tuple[object, Tensor] | None = None
+        self._layers = [network[place] for network in self.networks for place in (0, 2)]
+        self._ends_in_ssp = isinstance(self.networks[0][-1], ShiftedSoftplus)
+
+    @staticmethod
+    def fits(basis: nn.Module, networks: Sequence[nn.Module]) -> bool:
+        """Whether these are the package's own modules, with nothing hooked onto them."""
+        if type(basis) is not GaussianSmearing or not networks:
+            return False
+        return all(
+            type(network) is FilterNetwork
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+            for network in networks
+        )
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        # By way of the modules, because a parameter may be replaced; past __getattr__, for speed.
+        return [layer._parameters[name] for layer in self._layers for name in ("weight", "bias")]
+
+    def is_constant(self) -> bool:
+        """Whether the coefficients can be kept: nobody will ask for gradients of the networks."""
+        return (
+            _FIXED.get()
+            or not torch.is_grad_enabled()
+            or not any(p.requires_grad for p in self._parameters)
+        )
+
+    def look_up(self, distance: Tensor, scale: Tensor, backend: str = "auto") -> list[EdgeFilters]:
+        """What the convolution of each layer needs.
+
+        Args:
+            distance: (E,), Å.
+            scale: (E,) factor of each filter, such as the cutoff function.
+            backend: See :func:`pyg_schnet.ops.choose_backend`.
+        """
+        coefficients = self.coefficients(distance.dtype, backend)
+        grid = self.grid(distance.dtype)
+        knot, weights = spline_weights(scale, distance, grid, backend)
+        return [EdgeFilters(table, weights, knot) for table in coefficients.unbind(0)]
+
+    def coefficients(self, dtype: torch.dtype, backend: str = "auto") -> Tensor:
+        """Coefficients of all layers, (layers, K, F), with gradients unless they are constant."""
+        if torch.compiler.is_compiling() or not self.is_constant():
+            values = self._values(self.grid(dtype).samples(self._device), dtype)
+            return table_coefficients(values, backend)
+        if self._device.type != "cpu":
+            with torch.no_grad():
+                values = self._values(self.grid(dtype).samples(self._device), dtype)
+                return table_coefficients(values, backend)
+        # Weights also change behind autograd's back (p.data.copy_), so their bytes are compared.
+        key = (dtype, fingerprint([*self._parameters, self.basis.offset, self.basis.gamma]))
+        if self._kept is None or self._kept[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._grids.pop(dtype, None)
+                values = self._values(self.grid(dtype).samples(self._device), torch.float64)
+                self._kept = key, table_coefficients(values, "auto").to(dtype)
+        return self._kept[1]
+
+    def grid(self, dtype: torch.dtype) -> Grid:
+        """The grid, refined until :meth:`error` is within the tolerance of the dtype."""
+        if dtype not in self._grids:
+            self._grids[dtype] = self._refined(dtype)
+        return self._grids[dtype]
+
+    def _refined(self, dtype: torch.dtype) -> Grid:
+        tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+        step = _FIRST_STEP / float((2 * self.basis.gamma).sqrt())
+        while True:
+            grid = Grid.covering(self.end, max(step, _LAST_STEP))
+            errors = self.error(grid)
+            if all(e <= t for e, t in zip(errors, tolerance, strict=True)):
+                return grid
+            if step <= _LAST_STEP:
+                warnings.warn(
+                    f"The filters change too fast for a table: relative errors {errors[0]:.1e} of "
+                    f"W and {errors[1]:.1e} of its slope at steps of {grid.step:g} Å; use "
+                    'filters="exact".',
+                    stacklevel=2,
+                )
+                return grid
+            # Errors fall with the sixth and fifth power of the step.
+            worst = max(e / t for e, t in zip(errors, tolerance, strict=True))
+            step *= min(0.9, max(0.5, 0.95 * worst ** (-1 / 5)))
+
+    def error(self, grid: Grid) -> tuple[float, float]:
+        """Largest relative error of W, and of its slope, measured between the knots in float64.
+
+        Relative to the largest value of the layer.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            values = self._values(grid.samples(self._device), torch.float64)
+            coefficients = table_coefficients(values, "reference")
+            places = torch.arange(0, 3 * grid.intervals, device=self._device).double()
+            d = ((places + 0.5) / 3 * grid.step)[: 3 * grid.intervals]
+            exact, slope = self._values_and_slopes(d)
+            one = torch.ones_like(d)
+            found = []
+            for order in (0, 1):
+                knot, weights = spline_weights(one, d, grid, "reference", order=order)
+                rows = knot.long().unsqueeze(1) + torch.arange(6, device=self._device)
+                found.append(torch.einsum("em,lemf->lef", weights, coefficients[:, rows]))
+            pairs = zip(found, (exact, slope), strict=True)
+            return tuple(  # type: ignore[return-value]
+                float(
+                    ((a - b).abs().amax((1, 2)) / b.abs().amax((1, 2)).clamp(min=1e-30)).max()
+                )
+                for a, b in pairs
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0].device
+
+    def _values(self, d: Tensor, dtype: torch.dtype) -> Tensor:
+        """All networks at the distances ``d``, (layers, len(d), F), in one batched product."""
+        expanded = self.basis(d).to(dtype)  # [K, G]
+        parameters = self._parameters
+        first, first_bias, last, last_bias = (parameters[n::4] for n in range(4))
+        layers, size = len(first), first[0].size(0)
+        weight, bias = torch.cat(first).to(dtype), torch.cat(first_bias).to(dtype)
+        hidden = ssp(nn.functional.linear(expanded, weight, bias))  # [K, layers F]
+        hidden = hidden.view(-1, layers, size).transpose(0, 1)
+        weights = torch.stack(last).to(dtype).transpose(1, 2)
+        biases = torch.stack(last_bias).to(dtype).unsqueeze(1)
+        out = torch.baddbmm(biases, hidden, weights)  # [layers, K, F]
+        return ssp(out) if self._ends_in_ssp else out
+
+    def _values_and_slopes(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """All networks and their derivatives at ``d``, float64, (layers, len(d), F)."""
+        basis = self.basis(d)
+        slopes = -2 * self.basis.gamma * (d.view(-1, 1) - self.basis.offset) * basis
+        values, derivatives = [], []
+        for network in self.networks:
+            first, last = network[0], network[2]
+            inner = basis @ first.weight.double().T + first.bias.double()
+            inner_slope = torch.sigmoid(inner) * (slopes @ first.weight.double().T)
+            value = ssp(inner) @ last.weight.double().T + last.bias.double()
+            slope = inner_slope @ last.weight.double().T
+            if self._ends_in_ssp:
+                value, slope = ssp(value), torch.sigmoid(value) * slope
+            values.append(value)
+            derivatives.append(slope)
+        return torch.stack(values), torch.stack(derivatives)
