@@ -13,7 +13,6 @@ from pyg_schnet.models.inputs import checked_batch
 from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
 from pyg_schnet.nn.basis import GaussianSmearing
-from pyg_schnet.nn.cfconv import edge_scale
 from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
@@ -231,7 +230,13 @@ class SchNet(nn.Module):
         Arguments as :meth:`forward`.
         """
         batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
-        graph, distance = self._graph(pos, batch, edge_index, cell, cell_shift, pbc)
+        # Distances are the same both ways, but the shifts of periodic images are not.
+        undirected = cell is None and all(
+            cast(InteractionBlock, block).conv.is_fused() for block in self.interactions
+        )
+        graph, distance = self._graph(
+            pos, batch, edge_index, cell, cell_shift, pbc, undirected=undirected
+        )
         x = self.embedding(z if z.dtype == torch.int32 else z.long())  # [N, H]
         for block, edge_attr in zip(
             self.interactions, self._edge_attributes(graph, distance), strict=True
@@ -244,8 +249,7 @@ class SchNet(nn.Module):
         table = self._filter_table(distance)
         if table is None:
             return [self.distance_expansion(distance)] * len(self.interactions)
-        first = cast(InteractionBlock, self.interactions[0]).conv
-        scale = edge_scale(graph, distance, first.cutoff_fn, self.normalize)
+        scale = cast(InteractionBlock, self.interactions[0]).conv.cutoff_fn(distance)
         lookups = table.look_up(distance, scale, self.backend)
         return lookups * len(self.interactions) if self.shared_filters else lookups
 
@@ -290,6 +294,7 @@ class SchNet(nn.Module):
         cell: Tensor | None,
         cell_shift: Tensor | None,
         pbc: Tensor | None,
+        undirected: bool = False,
     ) -> tuple[Graph, Tensor]:
         """The sorted edges and their lengths (E,), Å."""
         given = None
@@ -305,7 +310,13 @@ class SchNet(nn.Module):
                 pbc=pbc,
                 max_num_neighbors=self.max_num_neighbors,
             )
-        graph = Graph.of(edge_index, pos.size(0), dtype=pos.dtype, backend=self.backend)
+        graph = Graph.of(
+            edge_index,
+            pos.size(0),
+            dtype=pos.dtype,
+            backend=self.backend,
+            undirected=undirected and given is None,
+        )
         if given is not None:
             return graph, given
         vectors = edge_difference(pos, graph)  # [E, 3]

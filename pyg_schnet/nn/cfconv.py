@@ -16,17 +16,6 @@ _HOOKS = tuple(
 )
 
 
-def edge_scale(
-    graph: Graph, distance: Tensor, cutoff_fn: nn.Module, normalize: str | None
-) -> Tensor:
-    """The factor of each edge: cutoff function, over the number of neighbours if asked, (E,)."""
-    scale = cutoff_fn(distance)
-    if normalize is None:
-        return scale
-    counts = graph.num_neighbors.clamp(min=1).to(scale.dtype)
-    return scale / counts.index_select(0, graph.edge_index[1])
-
-
 class CFConv(MessagePassing):
     r"""Continuous-filter convolution: sums neighbours, each weighted by a filter of its distance.
 
@@ -126,7 +115,8 @@ class CFConv(MessagePassing):
             x: Node features (N, in_channels); or for a bipartite graph the pair (features of the
                 sources, features of the targets or None), of which only the first is read.
             edge_index: (2, E) integers: row 0 source j, row 1 target i; or a
-                :class:`~pyg_schnet.ops.Graph`, sorted once for several layers.
+                :class:`~pyg_schnet.ops.Graph`, sorted once for several layers. Of an undirected
+                one, ``edge_weight`` and ``edge_attr`` belong to pairs.
             edge_weight: Distances (E,), the argument of the cutoff function.
             edge_attr: (E, G), the argument of the filter network, usually Gaussians of distances;
                 or filters read off a table, with cutoff and normalisation.
@@ -143,38 +133,36 @@ class CFConv(MessagePassing):
         if isinstance(x, tuple) and size is None:
             size = self._bipartite_size(x, indices)
         h = self.lin1(x[0] if isinstance(x, tuple) else x)  # [N, F]
-        if self._is_fused() and not indices.is_sparse:
+        if self.is_fused() and not indices.is_sparse:
             graph = edge_index
             if not isinstance(graph, Graph):
                 targets = None if size is None else size[1]
                 graph = Graph.of(indices, h.size(0), targets, h.dtype, self.backend)
             if not isinstance(edge_attr, EdgeFilters):
-                scale = edge_scale(graph, edge_weight, self.cutoff_fn, self.normalize)
+                scale = self.cutoff_fn(edge_weight)
                 edge_attr = EdgeFilters(self._network(edge_weight, edge_attr), scale)
             return self.lin2(self.message_and_aggregate(graph, h, edge_attr))
         if not isinstance(edge_attr, EdgeFilters):
             w = self.filter(edge_weight, edge_attr)  # [E, F]
-        elif self.normalize is None:
-            w = edge_attr.values()
         else:
-            raise ValueError(
-                "These filters are divided by the number of neighbours already, and the mean over "
-                "messages would divide again; use filters='exact' to look at messages."
-            )
+            w = edge_attr.values()
         pair = (h, None) if isinstance(x, tuple) else h
         return self.lin2(self.propagate(indices, x=pair, w=w, size=size))
 
     def message_and_aggregate(self, edge_index: Graph, x: Tensor, filters: EdgeFilters) -> Tensor:
-        """The sum over neighbours in one operator, (targets, num_filters).
+        """The sum (or mean) over neighbours in one operator, (targets, num_filters).
 
         Args:
             edge_index: The sorted edges.
             x: Features after ``lin1``, (N, num_filters).
             filters: Of each edge.
         """
-        return cfconv(x, filters.rows, filters.weights, edge_index, filters.knot)
+        out = cfconv(x, filters.rows, filters.weights, edge_index, filters.knot)
+        if self.normalize is None:
+            return out
+        return out / edge_index.num_neighbors.clamp(min=1).to(out.dtype).view(-1, 1)
 
-    def _is_fused(self) -> bool:
+    def is_fused(self) -> bool:
         """Whether nobody looks at or changes the single messages."""
         kind = type(self)
         return (

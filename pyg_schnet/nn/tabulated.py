@@ -42,8 +42,7 @@ class EdgeFilters:
 
     Attributes:
         rows: One filter for each edge (E, F), or the coefficients of a table (K, F).
-        weights: Factors of the rows, the cutoff function and the normalisation included: (E,), or
-            (E, 6) for a table.
+        weights: Factors of the rows, the cutoff function included: (E,), or (E, 6) for a table.
         knot: (E,) first of the six rows of a table that an edge reads; None without table.
     """
 

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.backends import choose_backend
+from pyg_schnet.ops.backends import choose_backend, kernel
 from pyg_schnet.ops.library import Operator
 
 OPEN_B, OPEN_X, OPEN_Y, OPEN_W = 1, 2, 4, 8
+_FEW_EDGES = 2**11
 _SLOTS = (OPEN_B, OPEN_X, OPEN_Y, OPEN_W)
 
 
 def _form_fake(
-    b, x, y, w, knot, edge_index, in_ptr, in_order, out_ptr, out_order, num_knots, opened, backend
+    b, x, y, w, knot, edge_index, in_ptr, in_order, out_ptr, out_order, blocks, num_knots, opened,
+    backend,
 ):  # type: ignore[no-untyped-def]
     none, features = b.new_empty(0), w.size(1)
     return (
@@ -53,8 +55,8 @@ def _form_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
 
 _FORM = Operator(
     "form(Tensor b, Tensor x, Tensor y, Tensor w, Tensor knot, Tensor edge_index, Tensor in_ptr, "
-    "Tensor in_order, Tensor out_ptr, Tensor out_order, int num_knots, int opened, str backend) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor in_order, Tensor out_ptr, Tensor out_order, Tensor blocks, int num_knots, int opened, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _form_fake,
     _form_backward,
     4,
@@ -75,6 +77,8 @@ class Graph:
         in_order: (E,) edges by target.
         out_ptr: (sources + 1,) first place in ``out_order`` of the edges out of each source.
         out_order: (E,) edges by source.
+        blocks: First nodes of blocks that no edge leaves, where each edge stands for both of its
+            directions; else empty.
         backend: Who computes on it.
     """
 
@@ -83,6 +87,7 @@ class Graph:
     in_order: Tensor
     out_ptr: Tensor
     out_order: Tensor
+    blocks: Tensor
     backend: str
 
     @classmethod
@@ -93,6 +98,7 @@ class Graph:
         num_targets: int | None = None,
         dtype: torch.dtype = torch.float32,
         backend: str = "auto",
+        undirected: bool = False,
     ) -> "Graph":
         """Sort the edges both ways.
 
@@ -102,6 +108,9 @@ class Graph:
             num_targets: Nodes that edges go to; None for the same nodes.
             dtype: Of the features to come; see :func:`~pyg_schnet.ops.choose_backend`.
             backend: Likewise.
+            undirected: Keep one edge for the two directions of a pair where that is possible and
+                pays, so that whatever belongs to an edge is computed once: sorted edges, each with
+                its reverse, within several small components. Filters must be the same both ways.
 
         Raises:
             IndexError: If an edge names a node that is not there.
@@ -114,14 +123,32 @@ class Graph:
         name = choose_backend(edge_index.device, dtype, backend)
         edge_index = edge_index.long()
         targets = num_sources if num_targets is None else num_targets
+        if undirected and name == "cpu" and not torch.compiler.is_compiling():
+            found = kernel("cpu", "pairs")(edge_index, num_sources)
+            # One block has no work for a second thread.
+            if found and (found[-1].numel() > 2 or edge_index.size(1) < _FEW_EDGES):
+                return cls(*found, name)
         in_ptr, in_order = _CSR(edge_index[1], targets, name)
         out_ptr, out_order = _CSR(edge_index[0], num_sources, name)
-        return cls(edge_index, in_ptr, in_order, out_ptr, out_order, name)
+        return cls(
+            edge_index, in_ptr, in_order, out_ptr, out_order, edge_index.new_empty(0), name
+        )
+
+    @property
+    def is_undirected(self) -> bool:
+        """Whether each edge stands for both of its directions."""
+        return self.blocks.numel() > 0
+
+    @property
+    def order(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pointers and orders, by target and by source."""
+        return self.in_ptr, self.in_order, self.out_ptr, self.out_order
 
     @property
     def num_neighbors(self) -> Tensor:
         """Edges into each target, (targets,)."""
-        return self.in_ptr.diff()
+        counts = self.in_ptr.diff()
+        return counts + self.out_ptr.diff() if self.is_undirected else counts
 
 
 def cfconv(
@@ -172,5 +199,4 @@ def cfconv(
     if knot is None:
         knot = graph.edge_index.new_empty(0, dtype=torch.int32)
     slots = (b, x, x.new_empty(0, x.size(1)), w, knot, graph.edge_index)
-    order = (graph.in_ptr, graph.in_order, graph.out_ptr, graph.out_order)
-    return _FORM(*slots, *order, num_knots, OPEN_Y, graph.backend)[2]
+    return _FORM(*slots, *graph.order, graph.blocks, num_knots, OPEN_Y, graph.backend)[2]

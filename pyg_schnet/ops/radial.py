@@ -122,5 +122,4 @@ def edge_difference(pos: Tensor, graph: Graph) -> Tensor:
         >>> edge_difference(pos, Graph.of(torch.tensor([[1], [0]]), 2))
         tensor([[0.0000, 0.0000, 1.5000]])
     """
-    order = (graph.in_ptr, graph.in_order, graph.out_ptr, graph.out_order)
-    return _DIFFERENCE(pos, graph.edge_index, *order, graph.backend)
+    return _DIFFERENCE(pos, graph.edge_index, *graph.order, graph.backend)

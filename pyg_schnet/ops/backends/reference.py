@@ -22,28 +22,37 @@ def form(
     in_order: Tensor,
     out_ptr: Tensor,
     out_order: Tensor,
+    blocks: Tensor,
     num_knots: int,
     opened: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The open slots of the form; see :func:`pyg_schnet.ops.cfconv.form`."""
+    """The open slots of the form; see :mod:`pyg_schnet.ops.cfconv`.
+
+    Where there are ``blocks``, each edge stands for both of its directions.
+    """
     none = b.new_empty(0)
     source, target = edge_index[0], edge_index[1]
-    tabulated = num_knots > 0
+    both = blocks.numel() > 0
+    sources, targets = out_ptr.numel() - 1, in_ptr.numel() - 1
     out_b = out_x = out_y = out_w = none
     if opened & (OPEN_X | OPEN_Y):
         filters = edge_filters(b, w, knot)  # [E, F]
         if opened & OPEN_Y:
-            messages = filters * x.index_select(0, source)
-            out_y = sum_rows(messages, target, in_ptr.numel() - 1)
+            out_y = sum_rows(filters * x.index_select(0, source), target, targets)
+            if both:
+                out_y = out_y + sum_rows(filters * x.index_select(0, target), source, targets)
         if opened & OPEN_X:
-            messages = filters * y.index_select(0, target)
-            out_x = sum_rows(messages, source, out_ptr.numel() - 1)
+            out_x = sum_rows(filters * y.index_select(0, target), source, sources)
+            if both:
+                out_x = out_x + sum_rows(filters * y.index_select(0, source), target, sources)
     if opened & (OPEN_B | OPEN_W):
         product = x.index_select(0, source) * y.index_select(0, target)  # [E, F]
+        if both:
+            product = product + x.index_select(0, target) * y.index_select(0, source)
         if opened & OPEN_B:
-            rows = [w.index_select(0, knot + m) for m in range(b.size(1))] if tabulated else [w]
+            rows = [w.index_select(0, knot + m) for m in range(b.size(1))] if num_knots else [w]
             out_b = torch.stack([(product * row).sum(1) for row in rows], 1)
-        if opened & OPEN_W and tabulated:
+        if opened & OPEN_W and num_knots:
             out_w = b.new_zeros(num_knots, product.size(1))
             for m in range(b.size(1)):
                 out_w = out_w.index_add(0, knot + m, b[:, m : m + 1] * product)
@@ -147,6 +156,11 @@ def ssp_grad(g: Tensor, x: Tensor, order: int) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.T``."""
     return a @ b.t()
+
+
+def biased_product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    """``a @ b.T + bias``."""
+    return functional.linear(a, b, bias)
 
 
 def edge_difference(pos: Tensor, edge_index: Tensor, *order: Tensor) -> Tensor:

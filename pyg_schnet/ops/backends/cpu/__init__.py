@@ -6,22 +6,27 @@ from pyg_schnet.ops.backends.cpu.edges import (
     edge_difference,
     edge_divergence,
     knots,
+    pairs,
     spline,
     spline_dot,
 )
 from pyg_schnet.ops.backends.cpu.form import form
 from pyg_schnet.ops.backends.cpu.memory import fingerprint
-from pyg_schnet.ops.backends.cpu.product import product
+from pyg_schnet.ops.backends.cpu.product import biased_product, product
+from pyg_schnet.ops.backends.cpu.product import wins as product_wins
 
 __all__ = [
+    "biased_product",
     "csr",
     "edge_difference",
     "edge_divergence",
     "fingerprint",
     "form",
     "knots",
+    "pairs",
     "prefilter",
     "product",
+    "product_wins",
     "spline",
     "spline_dot",
     "ssp",

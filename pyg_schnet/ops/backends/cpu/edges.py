@@ -84,6 +84,87 @@ def csr(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     return ptr, order
 
 
+def _pairs(args):  # type: ignore[no-untyped-def]
+    """Halves a symmetric edge list; args[11] becomes its number of blocks, 0 if it is not one.
+
+    Edges must come by target, then source. The reverse of the edge j -> i, j > i, is met later, and
+    for a fixed i in the order of j: one cursor for each node finds it.
+    """
+    integer = np.int64(0)
+    index, pairs = at_address(args[2], integer), at_address(args[3], integer)
+    in_ptr, out_ptr = at_address(args[4], integer), at_address(args[5], integer)
+    out_order, cursor = at_address(args[6], integer), at_address(args[7], integer)
+    blocks, edges, nodes = at_address(args[8], integer), args[9], args[10]
+    half, wanted = edges // 2, args[12]
+    count, met, e = 0, 0, 0
+    reach, begun, num_blocks = np.int64(-1), 0, 0
+    blocks[0] = 0
+    for i in range(nodes):
+        if reach < i and (count - begun) * wanted >= half and count > begun:
+            num_blocks += 1
+            blocks[num_blocks] = i
+            begun = count
+        in_ptr[i], out_ptr[i], cursor[i] = count, met, count
+        before = np.int64(-1)
+        while e < edges and index[edges + e] == i:
+            j = index[e]
+            if j <= before or j == i or j >= nodes:
+                return
+            before = j
+            if j > i:
+                if count == half:
+                    return
+                pairs[count], pairs[half + count] = j, i
+                reach = max(reach, j)
+                count += 1
+            else:
+                place = cursor[j]
+                if place >= in_ptr[j + 1] or pairs[place] != i:
+                    return
+                out_order[met] = place
+                cursor[j] = place + 1
+                met += 1
+            e += 1
+    in_ptr[nodes], out_ptr[nodes] = count, met
+    if e == edges and count == half and met == half:
+        num_blocks += 1
+        blocks[num_blocks] = nodes
+        args[11] = num_blocks
+
+
+_PAIRS = Kernel(_pairs)
+
+
+def pairs(edge_index: Tensor, nodes: int) -> tuple[Tensor, ...] | None:
+    """Each pair of nodes once, for a graph whose edges all have their reverse.
+
+    Args:
+        edge_index: (2, E), sorted by target, then source.
+        nodes: Their number.
+
+    Returns:
+        The pairs (2, E/2) with source > target; pointers and order by target and by source, as
+        :func:`csr`; and the first nodes of blocks that no pair leaves. None if the edges are not
+        sorted, not symmetric, repeated or between a node and itself.
+    """
+    edges = edge_index.size(1)
+    if edges % 2 or edges == 0:
+        return None
+    edge_index = edge_index.contiguous()
+    half, chunks = edges // 2, CHUNKS_PER_THREAD * num_threads()
+    found = edge_index.new_empty(2, half)
+    in_ptr, out_ptr = edge_index.new_empty(nodes + 1), edge_index.new_empty(nodes + 1)
+    out_order, cursor = edge_index.new_empty(half), edge_index.new_empty(nodes)
+    blocks = edge_index.new_empty(chunks + 2)
+    tensors = (edge_index, found, in_ptr, out_ptr, out_order, cursor, blocks)
+    addresses = (t.data_ptr() for t in tensors)
+    count = _PAIRS(1, 1, *addresses, edges, nodes, 0, chunks)[11]
+    if not count:
+        return None
+    in_order = torch.arange(half)
+    return found, in_ptr, in_order, out_ptr, out_order, blocks[: count + 1]
+
+
 @njit
 def _spline_pass(args, like, lanes):  # type: ignore[no-untyped-def]
     """Mode 0: weights c B_m(d). Mode 1: the sum of g_m B_m(d). Mode 2: knots."""

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyg_schnet.ops.backends.cuda.launch import bits, launch, power_of_two, tiles
+from pyg_schnet.ops.backends.cuda.launch import bits, launch, power_of_two, tiles, varying
 from pyg_schnet.ops.spline import DEGREE, ROWS, basis_polynomials
 
 _BLOCK = 128  # one for each thread: with more, layouts of loads and stores would differ
@@ -56,7 +56,7 @@ def _basis(t, ORDER: tl.constexpr, M: tl.constexpr):  # type: ignore[no-untyped-
     return value
 
 
-@triton.jit(do_not_specialize=("step", "inverse", "scale", "last"))
+@varying("edges", "step", "inverse", "scale", "last", pointers=("given", "d"))
 def _spline(  # type: ignore[no-untyped-def]
     given,
     d,
@@ -96,7 +96,7 @@ def _spline(  # type: ignore[no-untyped-def]
             tl.store(out + 6 * e + m, factor * _basis(t, ORDER, m), mask=valid)
 
 
-@triton.jit(do_not_specialize=("inverse", "last"))
+@varying("edges", "inverse", "last", pointers=("d",))
 def _knots(d, out, edges, inverse, last, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = e < edges
@@ -136,7 +136,7 @@ def knots(d: Tensor, step: float, intervals: int) -> Tensor:
     return out
 
 
-@triton.jit
+@varying("numbers", pointers=("pos", "sources", "targets"))
 def _difference(pos, sources, targets, out, numbers, AXES: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = place < numbers
@@ -163,7 +163,7 @@ def _row_sum(v, ptr, order, row, AXES: tl.constexpr, EDGES: tl.constexpr, TILE: 
     return tl.sum(total, 0)
 
 
-@triton.jit
+@varying(pointers=("v", "in_ptr", "in_order", "out_ptr", "out_order"))
 def _divergence(  # type: ignore[no-untyped-def]
     v,
     out,

@@ -6,11 +6,11 @@ edges at a time, so that enough loads are under way, sums in registers and write
 slots b and (for filters by edge) w open in the same pass; w of a table is in ``table.py``.
 """
 
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyg_schnet.ops.backends.cuda.launch import launch, power_of_two, tiles
+from pyg_schnet.ops.backends import reference
+from pyg_schnet.ops.backends.cuda.launch import launch, power_of_two, tiles, varying
 from pyg_schnet.ops.backends.cuda.table import open_table
 from pyg_schnet.ops.backends.reference import OPEN_B, OPEN_W, OPEN_X, OPEN_Y
 
@@ -21,7 +21,7 @@ _PER_THREAD = 64
 _WIDEST = 128  # features of a tile
 
 
-@triton.jit
+@varying("edges", pointers=("ptr", "order", "others", "knot"))
 def _table_rows(  # type: ignore[no-untyped-def]
     ptr,
     order,
@@ -87,7 +87,7 @@ def _table_rows(  # type: ignore[no-untyped-def]
         tl.store(out + row * FEATURES + f, tl.sum(total, 0), mask=inside)
 
 
-@triton.jit
+@varying("edges", pointers=("ptr", "order", "others", "knot"))
 def _given_rows(  # type: ignore[no-untyped-def]
     ptr,
     order,
@@ -147,13 +147,17 @@ def form(
     in_order: Tensor,
     out_ptr: Tensor,
     out_order: Tensor,
+    blocks: Tensor,
     num_knots: int,
     opened: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As :func:`pyg_schnet.ops.backends.reference.form`."""
+    """As :func:`pyg_schnet.ops.backends.reference.form`, which does undirected graphs."""
+    graph = (edge_index, in_ptr, in_order, out_ptr, out_order, blocks)
+    if blocks.numel():
+        return reference.form(b, x, y, w, knot, *graph, num_knots, opened)
     b, x, y, w = b.contiguous(), x.contiguous(), y.contiguous(), w.contiguous()
     edge_index, knot = edge_index.contiguous(), knot.contiguous()
-    features = max(x.size(1), y.size(1), w.size(1))
+    features = w.size(1)
     sources, targets, edges = out_ptr.numel() - 1, in_ptr.numel() - 1, edge_index.size(1)
     tabulated = num_knots > 0
     tile = min(power_of_two(features), _WIDEST)
@@ -185,11 +189,13 @@ def form(
         grid, sides = (ptr.numel() - 1, columns), (features, max(numbers // tile, 2), tile)
         nodes = (ptr, order, others, own, other, b)
         if tabulated:
-            factors = (knot, w, made, made_b, edges)
-            launch(_table_rows, grid, b, *nodes, *factors, *sides, num_warps=1)
+            rest = (knot, w, made, made_b, edges, *sides)
+            launch(_table_rows, grid, b, *nodes, *rest, num_warps=1)
         else:
-            given = (w, made, made_b, out_w if here & OPEN_W else None, edges)
-            launch(_given_rows, grid, b, *nodes, *given, *sides, num_warps=1)
+            made_w = out_w if here & OPEN_W else None
+            launch(
+                _given_rows, grid, b, *nodes, w, made, made_b, made_w, edges, *sides, num_warps=1
+            )
     if opened & OPEN_B:
         out_b = out_b[0] if columns == 1 else out_b.sum(0)
     return out_b, out_x, out_y, out_w

@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 
@@ -23,6 +24,15 @@ def launch(
             kernel[grid](*arguments, **options)
     else:
         kernel[grid](*arguments, **options)
+
+
+def varying(*numbers: str, pointers: tuple[str, ...] = ()) -> Any:
+    """As ``triton.jit``, for kernels with arguments that change from graph to graph.
+
+    Triton compiles anew for numbers and addresses that are multiples of 16, or are not. That widens
+    loads along features, but for these it would only stop a simulation now and then to compile.
+    """
+    return triton.jit(do_not_specialize=numbers, do_not_specialize_on_alignment=pointers)
 
 
 def power_of_two(size: int) -> int:

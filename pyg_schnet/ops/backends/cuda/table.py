@@ -8,18 +8,17 @@ beforehand. A second kernel adds the partial sums of each row, always in the sam
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyg_schnet.ops.backends.cuda.launch import launch, power_of_two, tiles
+from pyg_schnet.ops.backends.cuda.launch import launch, power_of_two, tiles, varying
 
 _WIDEST = 64  # features of a tile
 _PER_THREAD = 256  # bytes of products for each of the 32 threads of a chunk
 _CHUNKS = 64  # partial sums added at a time
 
 
-@triton.jit
+@varying("edges", pointers=("order", "knot", "sources", "targets"))
 def _chunk_sums(  # type: ignore[no-untyped-def]
     order,
     knot,
@@ -57,7 +56,7 @@ def _chunk_sums(  # type: ignore[no-untyped-def]
         tl.store(made + row * FEATURES, tl.sum(weight[:, None] * product, 0), mask=inside)
 
 
-@triton.jit
+@varying(pointers=("ptr",))
 def _row_sums(  # type: ignore[no-untyped-def]
     ptr,
     partial,
