@@ -10,7 +10,7 @@ def checked_batch(z: Tensor, pos: Tensor, batch: Tensor | None, dtype: torch.dty
     """Check atoms against each other and return ``batch``, zeros where it is None.
 
     Values of ``z`` are looked at on the CPU only, since reading them back from a GPU would stall
-    it; there an atomic number out of range raises from the embedding.
+    it; there, and under torch.compile, an atomic number out of range raises from the embedding.
 
     Args:
         z: (N,) atomic numbers; 0 is padding.
@@ -41,7 +41,7 @@ def checked_batch(z: Tensor, pos: Tensor, batch: Tensor | None, dtype: torch.dty
         raise ValueError(
             f"batch must be one integer per atom, shape ({z.numel()},), got {_kind(batch)}."
         )
-    if z.device.type == "cpu" and z.numel():
+    if z.device.type == "cpu" and not torch.compiler.is_compiling() and z.numel():
         low, high = (int(v) for v in torch.aminmax(z))
         if low < 0 or high > MAX_ATOMIC_NUMBER:
             wrong = low if low < 0 else high
@@ -50,6 +50,24 @@ def checked_batch(z: Tensor, pos: Tensor, batch: Tensor | None, dtype: torch.dty
                 "atomic numbers, not symbols or masses, belong here."
             )
     return batch.long()
+
+
+def count_graphs(z: Tensor, batch: Tensor | None) -> int:
+    """Number of molecules: the largest number in ``batch`` plus one.
+
+    Args:
+        z: (N,) atomic numbers.
+        batch: (N,) molecule of each atom, or None for one molecule.
+
+    Raises:
+        ValueError: If the values of ``batch`` would be needed under torch.compile, which cannot
+            know them.
+    """
+    if batch is None or not batch.numel():
+        return min(z.numel(), 1)
+    if torch.compiler.is_compiling():
+        raise ValueError("Under torch.compile num_graphs must be given with batch, got None.")
+    return int(batch.max()) + 1
 
 
 def _name(dtype: torch.dtype) -> str:

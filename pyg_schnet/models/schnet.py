@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import shift_vectors
-from pyg_schnet.models.inputs import checked_batch
+from pyg_schnet.models.inputs import checked_batch, count_graphs
 from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
 from pyg_schnet.nn.basis import GaussianSmearing
@@ -132,6 +132,8 @@ class SchNet(nn.Module):
                 torch.manual_seed(seed)
             self._build(readout, mean, std, atomref)
         self.register_load_state_dict_pre_hook(translate_pyg_state)
+        if self.filters != "exact" and self.num_interactions > 0:
+            self._table_of_filters()
 
     def _build(
         self, readout: str, mean: float | None, std: float | None, atomref: Tensor | None
@@ -259,8 +261,20 @@ class SchNet(nn.Module):
             return None
         if self.filters == "auto" and distance.dtype != torch.float32:
             return None
+        table = self._table_of_filters()
+        if table is None or self.filters == "tabulated" or table.is_constant():
+            return table
+        return table if distance.numel() > table.grid(distance.dtype).num_knots else None
+
+    def _table_of_filters(self) -> FilterTable | None:
+        """The table of the present basis and networks; None if they cannot be tabulated.
+
+        Raises:
+            ValueError: If ``filters="tabulated"`` and they cannot.
+        """
         blocks = cast(list[InteractionBlock], list(self.interactions))
         networks = [block.conv.nn for block in blocks]
+        networks = networks[:1] if self.shared_filters else networks
         if not FilterTable.fits(self.distance_expansion, networks):
             if self.filters == "tabulated":
                 raise ValueError(
@@ -268,16 +282,23 @@ class SchNet(nn.Module):
                     "without hooks; use filters='exact' or 'auto' with others."
                 )
             return None
-        networks = networks[:1] if self.shared_filters else networks
         table = self._table
-        if table is None or table.basis is not self.distance_expansion or any(
-            a is not b for a, b in zip(table.networks, networks, strict=True)
+        if (
+            table is None
+            or table.basis is not self.distance_expansion
+            or any(a is not b for a, b in zip(table.networks, networks, strict=True))
         ):
-            table = FilterTable(self.distance_expansion, networks, self._end_of_filters())
-            object.__setattr__(self, "_table", table)
-        if self.filters == "tabulated" or table.is_constant():
-            return table
-        return table if distance.numel() > table.grid(distance.dtype).num_knots else None
+            dtypes = [torch.float32]
+            if self.filters == "tabulated":
+                dtypes.append(torch.float64)
+            table = FilterTable(
+                self.distance_expansion,
+                cast(list[FilterNetwork], networks),
+                self._end_of_filters(),
+                dtypes,
+            )
+            self._table = table
+        return table
 
     def _end_of_filters(self) -> float:
         """Å; beyond it the filters are multiplied by zero, or are constant."""
@@ -301,6 +322,11 @@ class SchNet(nn.Module):
         if edge_index is None and self.interaction_graph is not None:
             edge_index, given = self.interaction_graph(pos, batch)
         elif edge_index is None:
+            if torch.compiler.is_compiling():
+                raise ValueError(
+                    "Under torch.compile edge_index must be given, got None; find the edges with "
+                    "pyg_schnet.graph.neighbor_edges outside."
+                )
             all_pairs = self.cutoff_fn == "none" and cell is None
             edge_index, cell_shift = neighbor_edges(
                 pos,
@@ -388,10 +414,10 @@ class SchNet(nn.Module):
             ValueError: If shapes, dtypes or atomic numbers do not fit; and from the neighbour
                 search, if positions are not finite or two atoms lie on one point.
         """
-        batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
-        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
+        given, batch = batch, checked_batch(z, pos, batch, self.embedding.weight.dtype)
         if num_graphs is None:
-            num_graphs = int(batch.max()) + 1 if batch.numel() else 0
+            num_graphs = count_graphs(z, given)
+        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
         if isinstance(self.readout, Dipole):
             return self.readout(x, z.long(), batch, num_graphs, pos, dtype)
         return self.readout(x, z.long(), batch, num_graphs, dtype)

@@ -1,5 +1,6 @@
 """Filters of all layers as splines on one grid: what a network gives, for the price of a lookup."""
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,11 @@ class FilterTable:
         basis: The radial basis.
         networks: One filter network for each layer, all of the same sizes.
         end: Å, where the distances end.
+        dtypes: Dtypes whose grids are to be made at once; others when first asked for.
+
+    The grid of training is made from the networks as they are at first and then stays, so that a
+    run that goes on from a file is the run that was interrupted. Constant networks, in evaluation,
+    get a grid of their own, refined anew when they have changed.
 
     Example:
         >>> basis, network = GaussianSmearing(0.0, 5.0, 20), FilterNetwork(20, 8)
@@ -83,15 +89,19 @@ class FilterTable:
     """
 
     def __init__(
-        self, basis: GaussianSmearing, networks: Sequence[FilterNetwork], end: float
+        self,
+        basis: GaussianSmearing,
+        networks: Sequence[FilterNetwork],
+        end: float,
+        dtypes: Sequence[torch.dtype] = (torch.float32,),
     ) -> None:
         self.basis = basis
         self.networks = list(networks)
         self.end = end
-        self._grids: dict[torch.dtype, Grid] = {}
-        self._kept: tuple[object, Tensor] | None = None
+        self._kept: tuple[object, Grid, Tensor] | None = None
         self._layers = [network[place] for network in self.networks for place in (0, 2)]
         self._ends_in_ssp = isinstance(self.networks[0][-1], ShiftedSoftplus)
+        self._grids = {dtype: self.refined_grid(dtype) for dtype in dtypes}
 
     @staticmethod
     def fits(basis: nn.Module, networks: Sequence[nn.Module]) -> bool:
@@ -125,36 +135,42 @@ class FilterTable:
             scale: (E,) factor of each filter, such as the cutoff function.
             backend: See :func:`pyg_schnet.ops.choose_backend`.
         """
-        coefficients = self.coefficients(distance.dtype, backend)
-        grid = self.grid(distance.dtype)
+        grid, coefficients = self.coefficients(distance.dtype, backend)
         knot, weights = spline_weights(scale, distance, grid, backend)
         return [EdgeFilters(table, weights, knot) for table in coefficients.unbind(0)]
 
-    def coefficients(self, dtype: torch.dtype, backend: str = "auto") -> Tensor:
-        """Coefficients of all layers, (layers, K, F), with gradients unless they are constant."""
+    def coefficients(self, dtype: torch.dtype, backend: str = "auto") -> tuple[Grid, Tensor]:
+        """The grid, and the coefficients of all layers on it, (layers, K, F).
+
+        They have gradients unless they are constant.
+        """
         if torch.compiler.is_compiling() or not self.is_constant():
-            values = self._values(self.grid(dtype).samples(self._device), dtype)
-            return table_coefficients(values, backend)
+            grid = self.grid(dtype)
+            return grid, table_coefficients(
+                self._values(grid.samples(self._device), dtype), backend
+            )
         if self._device.type != "cpu":
+            grid = self.grid(dtype)
             with torch.no_grad():
-                values = self._values(self.grid(dtype).samples(self._device), dtype)
-                return table_coefficients(values, backend)
+                values = self._values(grid.samples(self._device), dtype)
+                return grid, table_coefficients(values, backend)
         # Weights also change behind autograd's back (p.data.copy_), so their bytes are compared.
         key = (dtype, fingerprint([*self._parameters, self.basis.offset, self.basis.gamma]))
         if self._kept is None or self._kept[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                self._grids.pop(dtype, None)
-                values = self._values(self.grid(dtype).samples(self._device), torch.float64)
-                self._kept = key, table_coefficients(values, "auto").to(dtype)
-        return self._kept[1]
+                grid = self.refined_grid(dtype)
+                values = self._values(grid.samples(self._device), torch.float64)
+                self._kept = key, grid, table_coefficients(values).to(dtype)
+        return self._kept[1:]
 
     def grid(self, dtype: torch.dtype) -> Grid:
-        """The grid, refined until :meth:`error` is within the tolerance of the dtype."""
+        """The grid of training in a dtype."""
         if dtype not in self._grids:
-            self._grids[dtype] = self._refined(dtype)
+            self._grids[dtype] = self.refined_grid(dtype)
         return self._grids[dtype]
 
-    def _refined(self, dtype: torch.dtype) -> Grid:
+    def refined_grid(self, dtype: torch.dtype) -> Grid:
+        """A grid for the networks as they are, with an :meth:`error` within the tolerance."""
         tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
         step = _FIRST_STEP / float((2 * self.basis.gamma).sqrt())
         while True:
@@ -162,6 +178,8 @@ class FilterTable:
             errors = self.error(grid)
             if all(e <= t for e, t in zip(errors, tolerance, strict=True)):
                 return grid
+            if not all(math.isfinite(e) for e in errors):
+                return grid  # weights that are not finite; the result will say so
             if step <= _LAST_STEP:
                 warnings.warn(
                     f"The filters change too fast for a table: relative errors {errors[0]:.1e} of "
@@ -181,23 +199,28 @@ class FilterTable:
         """
         with torch.inference_mode(False), torch.no_grad():
             values = self._values(grid.samples(self._device), torch.float64)
-            coefficients = table_coefficients(values, "reference")
-            places = torch.arange(0, 3 * grid.intervals, device=self._device).double()
-            d = ((places + 0.5) / 3 * grid.step)[: 3 * grid.intervals]
-            exact, slope = self._values_and_slopes(d)
-            one = torch.ones_like(d)
-            found = []
-            for order in (0, 1):
-                knot, weights = spline_weights(one, d, grid, "reference", order=order)
-                rows = knot.long().unsqueeze(1) + torch.arange(6, device=self._device)
-                found.append(torch.einsum("em,lemf->lef", weights, coefficients[:, rows]))
-            pairs = zip(found, (exact, slope), strict=True)
-            return tuple(  # type: ignore[return-value]
-                float(
-                    ((a - b).abs().amax((1, 2)) / b.abs().amax((1, 2)).clamp(min=1e-30)).max()
+            coefficients = table_coefficients(values)
+            starts = torch.arange(grid.intervals, device=self._device).double() * grid.step
+            # The same places in each interval, so that the weights are the same everywhere.
+            places = torch.tensor([1 / 6, 1 / 2, 5 / 6], dtype=torch.float64, device=self._device)
+            exact = self._values_and_slopes((places.view(-1, 1) * grid.step + starts).view(-1))
+            errors = []
+            for order, wanted in enumerate(exact):
+                one = torch.ones_like(places)
+                _, weights = spline_weights(one, places * grid.step, grid, order=order)
+                found = torch.cat(
+                    [
+                        sum(
+                            weight * coefficients[:, m : m + grid.intervals]
+                            for m, weight in enumerate(row)
+                        )
+                        for row in weights.tolist()
+                    ],
+                    1,
                 )
-                for a, b in pairs
-            )
+                largest = wanted.abs().amax((1, 2)).clamp(min=1e-30)
+                errors.append(float(((found - wanted).abs().amax((1, 2)) / largest).max()))
+        return errors[0], errors[1]
 
     @property
     def _device(self) -> torch.device:

@@ -195,8 +195,14 @@ def cfconv(
         raise ValueError(
             f"The graph has {graph.out_ptr.size(0) - 1} sources, but x has {x.size(0)} rows."
         )
+    backend = graph.backend
+    if not x.dtype == w.dtype == b.dtype:  # under autocast
+        dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), b.dtype)
+        x, w, b = x.to(dtype), w.to(dtype), b.to(dtype)
+    if x.dtype not in (torch.float32, torch.float64):
+        backend = "reference"
     num_knots = 0 if knot is None else rows
     if knot is None:
         knot = graph.edge_index.new_empty(0, dtype=torch.int32)
     slots = (b, x, x.new_empty(0, x.size(1)), w, knot, graph.edge_index)
-    return _FORM(*slots, *graph.order, graph.blocks, num_knots, OPEN_Y, graph.backend)[2]
+    return _FORM(*slots, *graph.order, graph.blocks, num_knots, OPEN_Y, backend)[2]

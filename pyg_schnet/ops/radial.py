@@ -75,6 +75,7 @@ def spline_weights(
         ([0, 5], tensor([1., 1.]))
     """
     name = choose_backend(d.device, d.dtype, backend)
+    c = c.to(d.dtype)
     knot = _KNOTS(d.detach(), grid.step, grid.intervals, name)
     return knot, _SPLINE(c, d, order, grid.step, grid.intervals, name)
 

@@ -1,9 +1,13 @@
 import pytest
 import torch
 from torch_geometric.data import Batch, Data, InMemoryDataset
+from torch_geometric.loader import DataLoader
 
-from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.graph import RadiusEdges, neighbor_edges
+from pyg_schnet.training import batches
 from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader
+
+NAMES = ("z", "pos", "y", "batch", "ptr")
 
 
 def molecules(count=12, seed=0):
@@ -30,14 +34,134 @@ def table():
     return MoleculeTable.from_dataset(InMemory(molecules()))
 
 
-def test_a_batch_is_what_pyg_collates(table):
-    rows = torch.tensor([7, 2, 2, 11])
-    ours = table.batch(rows, cutoff=3.0)
-    theirs = Batch.from_data_list([molecules()[i] for i in rows])
-    for name in ("z", "pos", "y", "batch", "ptr"):
+@pytest.fixture(params=["compiled", "torch", "searched"])
+def way(request, monkeypatch):
+    """The ways to a batch: Numba's loops, torch's operators, and without stored edges."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(batches, "_compiled", lambda: None)
+    if request.param == "searched":
+        monkeypatch.setattr(batches, "EDGE_MEMORY", 0)
+
+
+def assert_equal(ours, theirs):
+    """The same in all that PyG's batch has; edges are sorted by target, then source."""
+    for name in NAMES:
         assert torch.equal(ours[name], theirs[name]), name
-    assert ours.num_graphs == 4
-    assert torch.equal(ours.edge_index, neighbor_edges(theirs.pos, 3.0, batch=theirs.batch)[0])
+        assert ours[name].is_contiguous(), name
+    assert ours.num_graphs == theirs.num_graphs
+    if "edge_index" in theirs:
+        source, target = theirs.edge_index
+        order = torch.argsort(target * len(theirs.z) + source)
+        assert torch.equal(ours.edge_index, theirs.edge_index[:, order])
+        assert ours.edge_index.is_contiguous()
+
+
+@pytest.mark.parametrize("cutoff", [3.0, 1e-3, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_is_what_pyg_collates(way, cutoff, dtype):
+    table = MoleculeTable.from_dataset(InMemory(molecules()), dtype)
+    rows = torch.tensor([7, 2, 2, 11])
+    ours = table.batch(rows, cutoff)
+    theirs = Batch.from_data_list([molecules()[i] for i in rows])
+    theirs.pos = theirs.pos.to(dtype)
+    theirs.edge_index = neighbor_edges(theirs.pos, cutoff, batch=theirs.batch)[0]
+    assert_equal(ours, theirs)
+    assert type(ours) is type(theirs)
+    assert torch.equal(ours.rows, rows)
+
+
+def test_a_batch_comes_apart_into_its_molecules(way, table):
+    rows = [7, 2, 2, 11]
+    parts = table.batch(torch.tensor(rows), 3.0).to_data_list()
+    for row, part in zip(rows, parts, strict=True):
+        molecule = RadiusEdges(3.0)(molecules()[row])
+        for name in ("z", "pos", "y", "edge_index"):
+            assert torch.equal(part[name], molecule[name]), name
+        assert part.rows.tolist() == [row]
+
+
+def test_batches_share_nothing_that_one_could_change(way, table):
+    first, second = table._batches(torch.tensor([[1, 2], [2, 1]]), 3.0)
+    kept, whole = second.clone(), table.pos.clone()
+    for name in (*NAMES, "edge_index"):
+        first[name].zero_()
+        assert torch.equal(second[name], kept[name]), name
+    assert torch.equal(table.pos, whole)
+    second.pos.requires_grad_()
+    assert not first.pos.requires_grad
+    first.pos.zero_()
+    assert second.pos._version == 0
+
+
+def test_large_and_empty_molecules(way):
+    """Beyond 256 atoms, numbers of atoms no longer fit in one byte."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([300, 0, 1, 2, 280])
+    ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    pos = 12 * torch.rand(int(sizes.sum()), 3, generator=generator)
+    table = MoleculeTable(torch.ones(len(pos)).long(), pos, ptr, torch.zeros(5, 2).double())
+    batch = table.batch(torch.tensor([4, 1, 0, 3, 2]), 3.0)
+    assert batch.ptr.tolist() == [0, 280, 280, 580, 582, 583]
+    assert torch.equal(batch.edge_index, neighbor_edges(batch.pos, 3.0, batch=batch.batch)[0])
+    assert batch.edge_index.max() > 256
+
+
+def test_edges_are_searched_in_any_number_of_pieces(monkeypatch):
+    table = MoleculeTable.from_dataset(InMemory(molecules(40)))
+    whole = table._store_edges(3.0)
+    monkeypatch.setattr(batches, "PAIRS_TOGETHER", {"cpu": 20, "cuda": 20})
+    pieces = table._store_edges(3.0)
+    for name in ("local", "first", "count"):
+        assert torch.equal(getattr(whole, name), getattr(pieces, name)), name
+
+
+def test_rows_count_from_the_end_where_negative_and_others_are_refused(way, table):
+    there, same = (table.batch(torch.tensor(rows), 3.0) for rows in ([-1, -12], [11, 0]))
+    assert_equal(there, same)
+    for row in (12, -13):
+        with pytest.raises(IndexError, match=f"rows has {row}, but the table has 12"):
+            table.batch(torch.tensor([0, row]), 3.0)
+
+
+def test_a_batch_of_no_molecules_is_empty(way, table):
+    batch = table.batch(torch.tensor([], dtype=torch.long), 3.0)
+    assert (batch.num_graphs, len(batch.z), batch.edge_index.shape) == (0, 0, (2, 0))
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, 5])
+@pytest.mark.parametrize("ahead", [1, 8])
+def test_the_order_is_that_of_pygs_loader(table, batch_size, ahead, monkeypatch):
+    monkeypatch.setattr(batches, "AHEAD", ahead)
+    rows = torch.tensor([4, 11, 0, 7, 1, 9, 3, 10, 2, 8, 5])
+    chosen = [RadiusEdges(3.0)(molecules()[i]) for i in rows]
+    generator = torch.Generator().manual_seed(7)
+    theirs = DataLoader(chosen, batch_size, shuffle=True, drop_last=True, generator=generator)
+    passes = [batch for _ in range(3) for batch in theirs]
+    ours = iter(EpochlessLoader(table, rows, batch_size, 3.0, seed=7))
+    for batch in passes:
+        assert_equal(next(ours), batch)
+    for start in range(len(passes)):
+        later = iter(EpochlessLoader(table, rows, batch_size, 3.0, seed=7, start=start))
+        assert_equal(next(later), passes[start])
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 12, 30])
+def test_the_ordered_loader_is_pygs_without_shuffling(table, batch_size):
+    chosen = [RadiusEdges(3.0)(molecules()[i]) for i in range(11)]
+    theirs = DataLoader(chosen, batch_size, shuffle=False)
+    ours = OrderedLoader(table, torch.arange(11), batch_size, 3.0)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_equal(a, b)
+
+
+def test_no_rows_are_refused_or_none(table):
+    none = torch.tensor([], dtype=torch.long)
+    assert list(OrderedLoader(table, none, 4, 3.0)) == []
+    with pytest.raises(ValueError, match="rows is empty"):
+        EpochlessLoader(table, none, 4, 3.0)
 
 
 def test_composition_counts_atoms_by_element(table):
