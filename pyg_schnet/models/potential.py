@@ -1,13 +1,17 @@
 """Energy, forces and stress of any energy model."""
 
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from pyg_schnet.nn.tabulated import fixed_filters
+
+if TYPE_CHECKING:
+    from pyg_schnet.models.engine import Engine
+    from pyg_schnet.models.frozen import FrozenPotential
 
 
 class EnergyModel(Protocol):
@@ -41,6 +45,9 @@ class Potential(nn.Module):
     Hessians) when gradients are enabled and the potential is in training mode or ``pos`` requires
     a gradient; otherwise they are detached.
 
+    In eval mode a :class:`~pyg_schnet.SchNet` on the CPU whose filters may be tabulated is evaluated
+    by one compiled function without autograd; :meth:`freeze` gives that function itself.
+
     Forces: Schütt et al., NeurIPS 2017, section 4.2; J. Chem. Phys. 148, 241722 (2018).
 
     Args:
@@ -65,6 +72,32 @@ class Potential(nn.Module):
         self.model = model
         self.forces = forces
         self.stress = stress
+        self._engine: Engine | None = None
+
+    def freeze(self, *, skin: float = 0.5) -> "FrozenPotential":
+        """The potential with its weights taken, as one compiled function for a CPU.
+
+        Args:
+            skin: Å; neighbours are searched this far beyond the cutoff, and again only when an atom
+                has moved by half of it. Results do not depend on it.
+
+        Returns:
+            An object with the call and the results of this potential in eval mode. Later changes of
+            the model have no effect on it.
+
+        Raises:
+            ValueError: If the model is not a plain SchNet on the CPU, in float32 or float64.
+            ImportError: If Numba is missing.
+
+        Example:
+            >>> from pyg_schnet import SchNet
+            >>> water = Data(z=torch.tensor([8, 1, 1]), pos=torch.rand(3, 3))
+            >>> Potential(SchNet(32, 32, 2, 20, 5.0)).freeze()(water)["forces"].shape
+            torch.Size([3, 3])
+        """
+        from pyg_schnet.models.frozen import FrozenPotential
+
+        return FrozenPotential(self.model, stress=self.stress, skin=skin)
 
     def forward(self, data: Data) -> dict[str, Tensor]:
         """Evaluate one structure or a batch.
@@ -84,10 +117,22 @@ class Potential(nn.Module):
         create_graph = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
         if self.stress and data.get("cell") is None:
             raise ValueError("The stress needs a periodic structure, but data has no cell.")
+        if not create_graph and not self.training and self.forces:
+            result = self._compiled(data)
+            if result is not None:
+                return result
         filters = nullcontext() if create_graph else fixed_filters()
         # Forces are derivatives, so they need autograd under no_grad and inference_mode too.
         with torch.inference_mode(False), torch.enable_grad(), filters:
             return self._evaluate(data, create_graph)
+
+    def _compiled(self, data: Data) -> dict[str, Tensor] | None:
+        """The result of the compiled function, where that can serve."""
+        if self._engine is None:
+            from pyg_schnet.models.engine import Engine
+
+            self._engine = Engine()
+        return self._engine.evaluate(self.model, data, self.stress)
 
     def _evaluate(self, data: Data, create_graph: bool) -> dict[str, Tensor]:
         num_graphs = _num_graphs(data)

@@ -120,7 +120,12 @@ class FilterTable:
         return [layer._parameters[name] for layer in self._layers for name in ("weight", "bias")]
 
     def is_constant(self) -> bool:
-        """Whether the coefficients can be kept: nobody will ask for gradients of the networks."""
+        """Whether the coefficients can be kept: nobody will ask for gradients of the networks.
+
+        Under torch.compile they are computed in each call.
+        """
+        if torch.compiler.is_compiling():
+            return False
         return (
             _FIXED.get()
             or not torch.is_grad_enabled()
@@ -144,7 +149,7 @@ class FilterTable:
 
         They have gradients unless they are constant.
         """
-        if torch.compiler.is_compiling() or not self.is_constant():
+        if not self.is_constant():
             grid = self.grid(dtype)
             return grid, table_coefficients(
                 self._values(grid.samples(self._device), dtype), backend

@@ -195,6 +195,11 @@ def cfconv(
         raise ValueError(
             f"The graph has {graph.out_ptr.size(0) - 1} sources, but x has {x.size(0)} rows."
         )
+    if knot is not None and (knot.shape != (edges,) or knot.dtype != torch.int32):
+        raise ValueError(
+            f"knot must be int32 of shape ({edges},), one number for each edge, got {knot.dtype} "
+            f"of shape {tuple(knot.shape)}."
+        )
     backend = graph.backend
     if not x.dtype == w.dtype == b.dtype:  # under autocast
         dtype = torch.promote_types(torch.promote_types(x.dtype, w.dtype), b.dtype)

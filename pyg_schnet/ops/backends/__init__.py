@@ -23,6 +23,7 @@ _MEND = {
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
 
+@torch.compiler.assume_constant_result
 def choose_backend(
     device: torch.device, dtype: torch.dtype = torch.float32, requested: str = "auto"
 ) -> str:

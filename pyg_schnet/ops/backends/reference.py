@@ -77,9 +77,19 @@ def sum_rows(values: Tensor, index: Tensor, rows: int) -> Tensor:
 
 
 def csr(index: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Where the entries of each row begin, (rows + 1,), and their order, (E,)."""
+    """Where the entries of each row begin, (rows + 1,), and their order, (E,).
+
+    Raises:
+        IndexError: If an index is negative or not below ``rows``; on CUDA torch stops the process.
+    """
     order = torch.argsort(index, stable=True)
-    counts = torch.bincount(index, minlength=rows)
+    try:
+        counts = index.new_zeros(rows).index_add(0, index, torch.ones_like(index))
+    except (IndexError, RuntimeError) as error:
+        raise IndexError(
+            f"edge_index must hold node numbers from 0 to {rows - 1}, got "
+            f"{int(index.min())} to {int(index.max())}."
+        ) from error
     return functional.pad(counts.cumsum(0), (1, 0)), order
 
 

@@ -1,6 +1,6 @@
 """Energy and forces of a whole SchNet in one compiled function, without autograd.
 
-Forward and the reverse pass written by hand, as 2 T + 3 phases for T interactions. A phase visits
+Forward and the reverse pass written by hand, as 2 T + 4 phases for T interactions. A phase visits
 the atoms in chunks and touches only rows of its own, so chunks can be taken by any thread; the
 threads wait for each other between phases only:
 
@@ -21,21 +21,17 @@ import ctypes
 import functools
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from pyg_schnet.ops.backends.cpu.dense import ssp_slope_vector, ssp_vector
 from pyg_schnet.ops.backends.cpu.form import first_row
+from pyg_schnet.ops.backends.cpu.product import multiply_add
 from pyg_schnet.ops.backends.cpu.simd import (
-    Vector,
     add,
     at_address,
     div,
@@ -73,13 +69,23 @@ from pyg_schnet.ops.backends.cpu.threads import _parallel
     ENERGY,  # float64
     FORCES,
     VIRIAL,  # float64, (B, 9); 0: not wanted
-    # Edges, sorted by target.
-    SOURCE,  # int32
-    TARGET,  # int32
-    IN_PTR,  # int64
-    OUT_PTR,  # int64
-    OUT_ORDER,  # int32: edges by source
-    OFFSET,  # float64 (E, 3): lattice vectors; 0: none
+    # Edges into each atom: the six of a list, in this order.
+    IN_PTR,  # int64 (N + 1,)
+    IN_TARGET,  # int32 (E,)
+    IN_SOURCE,
+    IN_OFFSET,  # float64 (E, 3): lattice vectors; 0: none
+    IN_LINES,  # (E, 16): six weights, six slopes, unit vector, length
+    IN_KNOT,  # int32 (E,): first table row; -1: beyond the limit
+    # Edges out of each atom, with vectors the other way; the same as those into it where each edge
+    # has its reverse.
+    OUT_PTR,
+    OUT_SOURCE,
+    OUT_TARGET,
+    OUT_OFFSET,
+    OUT_LINES,
+    OUT_KNOT,
+    PLACE,  # int32 (E,): of each edge into an atom among the edges out of atoms
+    SYMMETRIC,  # 1 where both lists are one
     LIST_POSITIONS,  # float64: positions at the search; 0: the list is not to be checked
     SCALARS,  # float64, see below
     NORMALIZE,  # 0, 1: by the edges within the limit, 2: by all edges
@@ -100,9 +106,8 @@ from pyg_schnet.ops.backends.cpu.threads import _parallel
     ZEROS,
     # Work space.
     WORK_POSITIONS,  # float64 (N, 3)
-    LINES,  # (E, 16): six weights, six slopes, unit vector, length
-    KNOT,  # int32 (E,): first table row; -1: beyond the limit
-    SLOPE,  # (E,): dE/dd
+    SLOPE,  # (E,): dE/dd of the edges out of each atom
+    SHARE,  # (N,): one by the number of neighbours
     X,
     H,  # (T, N, F); the first is filled in beforehand
     SLOPES,  # (T, N, H)
@@ -115,7 +120,7 @@ from pyg_schnet.ops.backends.cpu.threads import _parallel
     SCRATCH_SIZE,
     SCRATCH_DOUBLE,  # float64, for each thread
     NUM_ARGUMENTS,
-) = range(52)
+) = range(59)
 
 # In SCALARS.
 LIMIT, LIST_REACH, STEP, CUTOFF, STD, SCALE, READOUT_CONSTANT, NUM_SCALARS = range(8)
@@ -130,7 +135,8 @@ GROUP = 32  # rows that go through the dense layers together
 SCRATCH_DOUBLES = 32 * 8
 COUNTER_STRIDE = 16  # so that no two counters share a cache line
 
-_BLOCKS = (4, 2, 1)  # rows, and vectors of columns, of a product that is held in registers
+_BLOCKS = (4, 2, 1)  # vectors of columns that a product holds in registers
+_SPINS = 20_000  # some ten microseconds
 _UNITS = lanes(64)  # float64 in a vector
 
 
@@ -187,131 +193,25 @@ def _sqrt(typingctx, a):  # type: ignore[no-untyped-def]
     return a(a), generate
 
 
-@contextmanager
-def _steps(builder: Any, counter: Any, size: int, end: Any) -> Iterator[Any]:
-    """A loop in steps of ``size`` as long as a whole one fits before ``end``; gives the counter."""
-    test, body, after = (builder.append_basic_block(name) for name in ("test", "body", "after"))
-    builder.branch(test)
-    builder.position_at_end(test)
-    first = builder.load(counter)
-    following = builder.add(first, ir.Constant(first.type, size))
-    builder.cbranch(builder.icmp_signed("<=", following, end), body, after)
-    builder.position_at_end(body)
-    yield first
-    builder.store(following, counter)
-    builder.branch(test)
-    builder.position_at_end(after)
-
-
-class _Product:
-    """Writes the instructions of a matrix product; each block of the result stays in registers."""
-
-    def __init__(self, context: Any, builder: Any, scalar: Any, args: Any) -> None:
-        self.builder = builder
-        self.a, self.depth, self.rows, self.w, self.bias = args[:5]
-        self.out, self.columns, self.accumulate = args[5:]
-        self.kind = context.get_value_type(Vector(scalar))
-        self.align = scalar.bitwidth // 8
-        self.integer = ir.IntType(64)
-
-    def at(self, pointer: Any, place: Any) -> Any:
-        if isinstance(place, int):
-            place = ir.Constant(self.integer, place)
-        return self.builder.gep(pointer, [place])
-
-    def read(self, pointer: Any, place: Any) -> Any:
-        address = self.builder.bitcast(self.at(pointer, place), self.kind.as_pointer())
-        value = self.builder.load(address)
-        value.align = self.align
-        return value
-
-    def write(self, value: Any, pointer: Any, place: Any) -> None:
-        address = self.builder.bitcast(self.at(pointer, place), self.kind.as_pointer())
-        self.builder.store(value, address).align = self.align
-
-    def filled(self, number: Any) -> Any:
-        empty = ir.Constant(self.kind, ir.Undefined)
-        one = self.builder.insert_element(empty, number, ir.Constant(ir.IntType(32), 0))
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), self.kind.count), [0] * self.kind.count)
-        return self.builder.shuffle_vector(one, empty, mask)
-
-    def whole(self) -> None:
-        step, builder = self.kind.count, self.builder
-        column = cgutils.alloca_once_value(builder, ir.Constant(self.integer, 0))
-        row = cgutils.alloca_once(builder, self.integer)
-        for vectors in _BLOCKS:
-            with _steps(builder, column, vectors * step, self.columns) as c:
-                builder.store(ir.Constant(self.integer, 0), row)
-                for height in _BLOCKS:
-                    with _steps(builder, row, height, self.rows) as r:
-                        self.block(r, c, height, vectors)
-
-    def block(self, row: Any, column: Any, rows: int, vectors: int) -> None:
-        builder, step = self.builder, self.kind.count
-        bias = self.at(self.bias, column)
-        starts = [self.read(bias, v * step) for v in range(vectors)]
-        first = builder.mul(row, self.depth)
-        own = []
-        for _ in range(rows):
-            own.append(self.at(self.a, first))
-            first = builder.add(first, self.depth)
-        panel = self.at(self.w, builder.mul(column, self.depth))
-
-        before = builder.block
-        loop, after = builder.append_basic_block("depth"), builder.append_basic_block("written")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k = builder.phi(self.integer)
-        sums = [[builder.phi(self.kind) for _ in range(vectors)] for _ in range(rows)]
-        weights_k = self.at(panel, builder.mul(k, ir.Constant(self.integer, vectors * step)))
-        weights = [self.read(weights_k, v * step) for v in range(vectors)]
-        results = []
-        for r in range(rows):
-            value = self.filled(builder.load(self.at(own[r], k)))
-            products = [builder.fmul(value, weight, flags=("contract",)) for weight in weights]
-            results.append(
-                [
-                    builder.fadd(p, s, flags=("contract",))
-                    for p, s in zip(products, sums[r], strict=True)
-                ]
-            )
-            for v in range(vectors):
-                sums[r][v].add_incoming(starts[v], before)
-                sums[r][v].add_incoming(results[r][v], loop)
-        following = builder.add(k, ir.Constant(self.integer, 1))
-        k.add_incoming(ir.Constant(self.integer, 0), before)
-        k.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, self.depth), loop, after)
-        builder.position_at_end(after)
-
-        adds = builder.icmp_signed("!=", self.accumulate, ir.Constant(self.integer, 0))
-        for r in range(rows):
-            place = builder.mul(builder.add(row, ir.Constant(self.integer, r)), self.columns)
-            made = self.at(self.out, builder.add(place, column))
-            for v in range(vectors):
-                with builder.if_else(adds) as (yes, no):
-                    with yes:
-                        old = self.read(made, v * step)
-                        self.write(builder.fadd(old, results[r][v]), made, v * step)
-                    with no:
-                        self.write(results[r][v], made, v * step)
-
-
-@intrinsic
-def _product(typingctx, a, depth, rows, w, bias, out, columns, accumulate):  # type: ignore[no-untyped-def]
-    """``out = a w + bias``, or ``out += ...``: a (rows, depth), w packed, out (rows, columns)."""
-    integer = types.int64
-
-    def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
-        _Product(context, builder, sig.args[0].dtype, args).whole()
-        return context.get_dummy_value()
-
-    return types.void(a, integer, integer, a, a, a, integer, integer), generate
-
-
 @njit
-def _dense(a, depth, rows, w, bias, out, columns, accumulate):  # type: ignore[no-untyped-def]
-    _product(a, depth, rows, w, bias, out, columns, accumulate)
+def _dense(a, depth, rows, w, bias, out, columns, accumulate, like, step):  # type: ignore[no-untyped-def]
+    """``out = a w + bias``, or ``out += ...``: a (rows, depth), w packed, out (rows, columns)."""
+    for r in range(rows):
+        row = shifted(out, r * columns)
+        for c in range(0, columns, step):
+            value = load(bias, c)
+            if accumulate:
+                value = add(value, load(row, c))
+            store(row, c, value)
+    column = 0
+    while column < columns:
+        # As wide as the panels that packed() makes.
+        width = _BLOCKS[0] * step
+        while column + width > columns:
+            width //= 2
+        panel, made = shifted(w, column * depth), shifted(out, column)
+        multiply_add(a, depth, 1, panel, width, made, columns, rows, width, depth)
+        column += width
 
 
 # sin(pi y)/y and cos(pi y) in y^2, for |y| <= 1/2.
@@ -322,13 +222,13 @@ _cosine_series = polynomial_of(
     (0.0,), tuple((-1) ** q * math.pi ** (2 * q) / math.factorial(2 * q) for q in range(13))
 )
 
-if hasattr(os, "sched_yield"):
-    _give_way = types.ExternalFunction("sched_yield", types.int32())
+if os.name == "posix":
+    _sleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 else:  # where kernels run on one thread, which never waits
 
     @njit
-    def _give_way():  # type: ignore[no-untyped-def]
-        return 0
+    def _sleep(microseconds):  # type: ignore[no-untyped-def]
+        return microseconds
 
 
 @njit
@@ -336,8 +236,9 @@ def _wait(counter, count):  # type: ignore[no-untyped-def]
     spins = 0
     while _seen(counter) < count:
         spins += 1
-        if spins > 2000:
-            _give_way()
+        if spins > _SPINS:
+            # The thread waited for may have lost its core to another program: leave it this one.
+            _sleep(np.uint32(1))
 
 
 @njit
@@ -367,17 +268,16 @@ def _positions(args):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _edges(args, first, last, work, like):  # type: ignore[no-untyped-def]
-    """Everything that an edge needs to know, for the edges of some targets."""
+def _edges(args, side, first, last, work, like):  # type: ignore[no-untyped-def]
+    """Everything that an edge needs to know, for the edges into (or out of) some atoms."""
     double, short = np.float64(0), np.int32(0)
     pos = at_address(args[WORK_POSITIONS], double)
-    offset = at_address(args[OFFSET], double)
-    source, target = at_address(args[SOURCE], short), at_address(args[TARGET], short)
-    ptr = at_address(args[IN_PTR], np.int64(0))
-    lines, knot = at_address(args[LINES], like), at_address(args[KNOT], short)
-    slope = at_address(args[SLOPE], like)
+    ptr = at_address(args[side], np.int64(0))
+    own, other = at_address(args[side + 1], short), at_address(args[side + 2], short)
+    offset, lines = at_address(args[side + 3], double), at_address(args[side + 4], like)
+    knot, slope = at_address(args[side + 5], short), at_address(args[SLOPE], like)
     scalars, powers = at_address(args[SCALARS], double), at_address(args[SPLINE], double)
-    periodic, cosine, checked = args[OFFSET] != 0, args[COSINE] != 0, args[LIST_POSITIONS] != 0
+    periodic, cosine, checked = args[side + 3] != 0, args[COSINE] != 0, args[LIST_POSITIONS] != 0
     zero, one, half = splat(0.0), splat(1.0), splat(0.5)
     limit = scalars[LIMIT]
     step, inverse = splat(scalars[STEP]), splat(1.0 / scalars[STEP])
@@ -390,7 +290,7 @@ def _edges(args, first, last, work, like):  # type: ignore[no-untyped-def]
     for block in range(ptr[first], ptr[last], _UNITS):
         count = min(_UNITS, ptr[last] - block)
         for e in range(count):
-            j, i = 3 * source[block + e], 3 * target[block + e]
+            j, i = 3 * other[block + e], 3 * own[block + e]
             x[e], y[e], z[e] = pos[j] - pos[i], pos[j + 1] - pos[i + 1], pos[j + 2] - pos[i + 2]
         if periodic:
             for e in range(count):
@@ -434,19 +334,28 @@ def _edges(args, first, last, work, like):  # type: ignore[no-untyped-def]
             knot[block + e] = np.int32(-1) if length[e] >= limit else np.int32(place[e])
             if checked and length[e] == 0.0:
                 args[STATUS] = TOUCHING
-    if args[NORMALIZE] == 0:
+    if args[NORMALIZE] == 0 or side != IN_PTR:
         return
+    shares = at_address(args[SHARE], like)
     for i in range(first, last):
         count = ptr[i + 1] - ptr[i]
         if args[NORMALIZE] == 1:
             count = 0
             for e in range(ptr[i], ptr[i + 1]):
                 count += knot[e] >= 0
-        share = type(like)(1.0 / max(count, 1))
-        for e in range(ptr[i], ptr[i + 1]):
-            line = shifted(lines, LINE * e)
-            for m in range(12):
-                line[m] *= share
+        shares[i] = type(like)(1.0 / max(count, 1))
+
+
+@njit
+def _divide(args, values, first, count, size, like, step):  # type: ignore[no-untyped-def]
+    """Divide rows by the numbers of neighbours, where the model does."""
+    if args[NORMALIZE] == 0:
+        return
+    shares = at_address(args[SHARE], like)
+    for r in range(count):
+        share, row = splat(shares[first + r]), shifted(values, r * size)
+        for f in range(0, size, step):
+            store(row, f, mul(share, load(row, f)))
 
 
 @njit(inline="always")
@@ -498,16 +407,13 @@ def _convolve(lines, knot, source, first, last, h, table, size, out, like, step)
 
 
 @njit
-def _transpose(
-    lines, knot, order, target, first, last, h, gy, table, size, out, slope, wanted, like, step
-):  # type: ignore[no-untyped-def]
-    """What the edges of one source send back to it, and dE/dd of each of them."""
+def _transpose(lines, knot, target, first, last, h, gy, table, size, out, slope, back, like, step):  # type: ignore[no-untyped-def]
+    """What the edges out of one source send back to it, and dE/dd of each of them."""
     zero = splat(like)
-    if wanted:
+    if back:
         for f in range(0, size, step):
             store(out, f, zero)
-    for place in range(first, last):
-        e = order[place]
+    for e in range(first, last):
         k = knot[e]
         if k < 0:
             continue
@@ -526,7 +432,7 @@ def _transpose(
             low = fma(c4, row4, fma(c2, row2, mul(c0, row0)))
             high = fma(c5, row5, fma(c3, row3, mul(c1, row1)))
             change = fma(add(low, high), mul(value, load(h, f)), change)
-            if wanted:
+            if back:
                 low = fma(b4, row4, fma(b2, row2, mul(b0, row0)))
                 high = fma(b5, row5, fma(b3, row3, mul(b1, row1)))
                 store(out, f, fma(add(low, high), value, load(out, f)))
@@ -542,10 +448,24 @@ def _dense_back(args, layer, first, count, work, like, step):  # type: ignore[no
     gx = shifted(at_address(args[GX], like), first * hidden)
     slopes = shifted(at_address(args[SLOPES], like), (layer * atoms + first) * hidden)
     gy = shifted(at_address(args[GY], like), (layer % 2 * atoms + first) * filters)
-    _dense(gx, hidden, count, at_address(addresses[OUT_BACK], like), none, work, hidden, 0)
+    _dense(
+        gx, hidden, count, at_address(addresses[OUT_BACK], like), none, work, hidden, 0, like, step
+    )
     for k in range(0, count * hidden, step):
         store(work, k, mul(load(work, k), load(slopes, k)))
-    _dense(work, hidden, count, at_address(addresses[MIDDLE_BACK], like), none, gy, filters, 0)
+    _dense(
+        work,
+        hidden,
+        count,
+        at_address(addresses[MIDDLE_BACK], like),
+        none,
+        gy,
+        filters,
+        0,
+        like,
+        step,
+    )
+    _divide(args, gy, first, count, filters, like, step)
 
 
 @njit
@@ -560,7 +480,7 @@ def _readout(args, first, count, work, like, step):  # type: ignore[no-untyped-d
     energy, seed = at_address(args[ATOM_ENERGY], double), at_address(args[ATOM_SEED], double)
     scalars = at_address(args[SCALARS], double)
     bias = at_address(args[READOUT_BIAS], like)
-    _dense(x, hidden, count, at_address(args[READOUT_IN], like), bias, work, readout, 0)
+    _dense(x, hidden, count, at_address(args[READOUT_IN], like), bias, work, readout, 0, like, step)
     for r in range(count):
         row, i = shifted(work, r * readout), first + r
         sums = splat(like)
@@ -572,7 +492,9 @@ def _readout(args, first, count, work, like, step):  # type: ignore[no-untyped-d
         learned = (np.float64(total(sums)) + scalars[READOUT_CONSTANT]) * scalars[STD]
         energy[i] = learned + constant[element[i]]
     none = at_address(args[ZEROS], like)
-    _dense(work, readout, count, at_address(args[READOUT_BACK], like), none, gx, hidden, 0)
+    _dense(
+        work, readout, count, at_address(args[READOUT_BACK], like), none, gx, hidden, 0, like, step
+    )
 
 
 @njit
@@ -583,8 +505,8 @@ def _forward(args, layer, first, last, work, like, step):  # type: ignore[no-unt
     embedding, element = at_address(args[EMBEDDING], like), at_address(args[ELEMENT], np.int64(0))
     none = at_address(args[ZEROS], like)
     ptr = at_address(args[IN_PTR], np.int64(0))
-    source, knot = at_address(args[SOURCE], np.int32(0)), at_address(args[KNOT], np.int32(0))
-    lines = at_address(args[LINES], like)
+    source, knot = at_address(args[IN_SOURCE], np.int32(0)), at_address(args[IN_KNOT], np.int32(0))
+    lines = at_address(args[IN_LINES], like)
     h = shifted(at_address(args[H], like), max(layer, 0) * atoms * filters)
     second = shifted(work, GROUP * max(hidden, filters))
     for start in range(first, last, GROUP):
@@ -601,19 +523,22 @@ def _forward(args, layer, first, last, work, like, step):  # type: ignore[no-unt
                 i = start + r
                 y = shifted(work, r * filters)
                 _convolve(lines, knot, source, ptr[i], ptr[i + 1], h, table, filters, y, like, step)
+            _divide(args, work, start, count, filters, like, step)
             middle, bias = at_address(addresses[MIDDLE], like), addresses[MIDDLE_BIAS]
-            _dense(work, filters, count, middle, at_address(bias, like), second, hidden, 0)
+            _dense(
+                work, filters, count, middle, at_address(bias, like), second, hidden, 0, like, step
+            )
             slopes = shifted(at_address(args[SLOPES], like), (layer * atoms + start) * hidden)
             for k in range(0, count * hidden, step):
                 value = load(second, k)
                 store(slopes, k, ssp_slope_vector(value, 1, like))
                 store(second, k, ssp_vector(value, like))
             out, bias = at_address(addresses[OUT], like), addresses[OUT_BIAS]
-            _dense(second, hidden, count, out, at_address(bias, like), x, hidden, 1)
+            _dense(second, hidden, count, out, at_address(bias, like), x, hidden, 1, like, step)
         if layer < args[INTERACTIONS] - 1:
             following = at_address(addresses[NUM_LAYER_ADDRESSES + IN], like)
             made = shifted(h, (atoms + start) * filters)
-            _dense(x, hidden, count, following, none, made, filters, 0)
+            _dense(x, hidden, count, following, none, made, filters, 0, like, step)
         else:
             _readout(args, start, count, work, like, step)
             if layer >= 0:
@@ -626,9 +551,12 @@ def _reverse(args, layer, first, last, work, like, step):  # type: ignore[no-unt
     hidden, filters, atoms = args[HIDDEN], args[FILTERS], args[ATOMS]
     addresses = shifted(at_address(args[LAYERS], np.int64(0)), layer * NUM_LAYER_ADDRESSES)
     table = at_address(addresses[TABLE], like)
-    ptr, order = at_address(args[OUT_PTR], np.int64(0)), at_address(args[OUT_ORDER], np.int32(0))
-    target, knot = at_address(args[TARGET], np.int32(0)), at_address(args[KNOT], np.int32(0))
-    lines, slope = at_address(args[LINES], like), at_address(args[SLOPE], like)
+    ptr, lines = at_address(args[OUT_PTR], np.int64(0)), at_address(args[OUT_LINES], like)
+    target, knot = (
+        at_address(args[OUT_TARGET], np.int32(0)),
+        at_address(args[OUT_KNOT], np.int32(0)),
+    )
+    slope = at_address(args[SLOPE], like)
     h = shifted(at_address(args[H], like), layer * atoms * filters)
     gy = shifted(at_address(args[GY], like), layer % 2 * atoms * filters)
     none = at_address(args[ZEROS], like)
@@ -640,7 +568,6 @@ def _reverse(args, layer, first, last, work, like, step):  # type: ignore[no-unt
             _transpose(
                 lines,
                 knot,
-                order,
                 target,
                 ptr[j],
                 ptr[j + 1],
@@ -657,7 +584,7 @@ def _reverse(args, layer, first, last, work, like, step):  # type: ignore[no-unt
         if layer > 0:
             gx = shifted(at_address(args[GX], like), start * hidden)
             back = at_address(addresses[IN_BACK], like)
-            _dense(work, filters, count, back, none, gx, hidden, 1)
+            _dense(work, filters, count, back, none, gx, hidden, 1, like, step)
             _dense_back(args, layer - 1, start, count, work, like, step)
 
 
@@ -666,26 +593,28 @@ def _forces(args, first, last, like):  # type: ignore[no-untyped-def]
     """Forces on some atoms, and the virials of their edges."""
     forces, virial = at_address(args[FORCES], like), at_address(args[ATOM_VIRIAL], np.float64(0))
     in_ptr, out_ptr = at_address(args[IN_PTR], np.int64(0)), at_address(args[OUT_PTR], np.int64(0))
-    order, knot = at_address(args[OUT_ORDER], np.int32(0)), at_address(args[KNOT], np.int32(0))
-    lines, slope = at_address(args[LINES], like), at_address(args[SLOPE], like)
+    knot, out_knot = at_address(args[IN_KNOT], np.int32(0)), at_address(args[OUT_KNOT], np.int32(0))
+    lines, out_lines = at_address(args[IN_LINES], like), at_address(args[OUT_LINES], like)
+    place, slope = at_address(args[PLACE], np.int32(0)), at_address(args[SLOPE], like)
+    symmetric = args[SYMMETRIC] != 0
     for i in range(first, last):
         x, y, z = 0.0, 0.0, 0.0
         xx, yy, zz, yz, xz, xy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for e in range(in_ptr[i], in_ptr[i + 1]):
             if knot[e] < 0:
                 continue
-            g, line = np.float64(slope[e]), shifted(lines, LINE * e)
+            line, g = shifted(lines, LINE * e), np.float64(slope[place[e]])
             a, b, c = np.float64(line[12]), np.float64(line[13]), np.float64(line[14])
-            x, y, z = x + g * a, y + g * b, z + g * c
+            both = g + slope[e] if symmetric else g
+            x, y, z = x + both * a, y + both * b, z + both * c
             g *= line[15]
             xx, yy, zz = xx + g * a * a, yy + g * b * b, zz + g * c * c
             yz, xz, xy = yz + g * b * c, xz + g * a * c, xy + g * a * b
-        for place in range(out_ptr[i], out_ptr[i + 1]):
-            e = order[place]
-            if knot[e] < 0:
-                continue
-            g, line = np.float64(slope[e]), shifted(lines, LINE * e)
-            x, y, z = x - g * line[12], y - g * line[13], z - g * line[14]
+        if not symmetric:
+            for e in range(out_ptr[i], out_ptr[i + 1]):
+                if out_knot[e] >= 0:
+                    line, g = shifted(out_lines, LINE * e), np.float64(slope[e])
+                    x, y, z = x + g * line[12], y + g * line[13], z + g * line[14]
         forces[3 * i] = type(like)(x)
         forces[3 * i + 1], forces[3 * i + 2] = type(like)(y), type(like)(z)
         if args[VIRIAL] != 0:
@@ -744,7 +673,11 @@ def _evaluate(args, like, step):  # type: ignore[no-untyped-def]
             if phase == 0:
                 _positions(args)
             elif phase == 1:
-                _edges(args, first, last, doubles, like)
+                _edges(args, IN_PTR, first, last, doubles, like)
+                if args[SYMMETRIC] == 0:
+                    first = first_row(out_ptr, rows, chunk, chunks)
+                    last = first_row(out_ptr, rows, chunk + 1, chunks)
+                    _edges(args, OUT_PTR, first, last, doubles, like)
             elif phase < forward + 2:
                 _forward(args, phase - 2 if layers > 0 else -1, first, last, work, like, step)
             elif by_source:
@@ -779,7 +712,7 @@ class Engine:
     def __init__(self, bits: int) -> None:
         function = _engine_float32 if bits == 32 else _engine_float64
         self._code = cfunc("void(CPointer(int64))", cache=True)(function)
-        self._address = self._code.address
+        self._address = int(self._code.address or 0)
         self._serial = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
         self._parallel = _parallel()
 

@@ -361,7 +361,7 @@ def form(
     features = w.size(1)
     x, y, w = (_padded(t) for t in (x, y, w))
     size = w.size(1)
-    b, edge_index = b.contiguous(), edge_index.contiguous()
+    b, knot, edge_index = b.contiguous(), knot.contiguous(), edge_index.contiguous()
     none = b.new_empty(0)
     sources, targets, edges = out_ptr.numel() - 1, in_ptr.numel() - 1, edge_index.size(1)
     tabulated, both = num_knots > 0, blocks.numel() > 0
