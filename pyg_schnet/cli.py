@@ -64,9 +64,12 @@ def _parser() -> "ArgumentParser":
     verbs.add_subcommand("predict", _predict_parser())
     datasets = ArgumentParser(description="Data sets.")
     verbs.add_subcommand("datasets", datasets)
+    benchmark = ArgumentParser(description="Measure.")
+    verbs.add_subcommand("benchmark", benchmark)
     # jsonargparse wants the levels added from the top.
     train.add_subcommands(dest="dataset").add_subcommand("qm9", _train_qm9_parser())
     _add_datasets_actions(datasets)
+    benchmark.add_subcommands(dest="what").add_subcommand("speed", _benchmark_speed_parser())
     return parser
 
 
@@ -118,6 +121,21 @@ def _add_datasets_actions(datasets: "ArgumentParser") -> None:
     prepare.add_argument("--root", type=str | None, help="Folder; by default data/NAME.")
     prepare.add_argument("--raw", type=str | None, help="Raw folder or archive to read from.")
     actions.add_subcommand("prepare", prepare)
+
+
+def _benchmark_speed_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    speed = ArgumentParser(description="Speed against PyG's SchNet, same weights and edges.")
+    speed.add_argument(
+        "--groups",
+        type=list[str] | None,
+        help="Of inference, training, kernels, loading, neighbors and scaling; by default all.",
+    )
+    speed.add_argument("--output", type=str | None, help="Folder for JSON, table and figure.")
+    speed.add_argument("--seconds", type=float, default=4.0, help="For each row.")
+    speed.add_argument("--device", default="cpu", help="cpu or cuda.")
+    return speed
 
 
 def _with_underscores(arguments: list[str]) -> list[str]:
@@ -322,7 +340,25 @@ def _datasets(options: "Namespace") -> None:
     print(json.dumps({"name": chosen.name, "molecules": len(dataset), "folder": dataset.root}))
 
 
-_VERBS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "datasets": _datasets}
+def _benchmark(options: "Namespace") -> None:
+    from pyg_schnet.benchmarks.speed import suite
+
+    chosen = options[options.what]
+    suite.run(
+        chosen.groups or suite.GROUPS,
+        Path(chosen.output) if chosen.output else None,
+        chosen.seconds,
+        chosen.device,
+    )
+
+
+_VERBS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "datasets": _datasets,
+    "benchmark": _benchmark,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

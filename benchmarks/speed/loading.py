@@ -1,7 +1,5 @@
 """Batches with edges: ours against PyG's DataLoader, on the same molecules in the same run.
 
-    python benchmarks/speed/loading.py [--root data/qm9] [--repeats 20] [--json FILE]
-
 Takes QM9 where it is processed under ``--root``, and random molecules of its size and density.
 PyG's ways: a list of Data or an InMemoryDataset, with torch_cluster's radius_graph for every
 batch (where that is installed); and a list of Data with the edges made beforehand. Each repeat
@@ -10,15 +8,12 @@ all alike; a figure is the median of repeats. All loaders draw the same molecule
 batches are compared.
 """
 
-import argparse
 import importlib.util
-import json
-import platform
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +84,9 @@ def compare(ours: Batch, theirs: Batch) -> None:
     assert torch.equal(edges[0], edges[1].sort().values), "edges"
 
 
-def measure(table: MoleculeTable, rows: Tensor, batch_size: int, repeats: int) -> dict:
+def times_of(
+    table: MoleculeTable, rows: Tensor, batch_size: int, repeats: int
+) -> dict[str, list[float]]:
     """Milliseconds of one batch by each way, in turn."""
     plain = to_list(table, rows)
     with_edges = [RadiusEdges(CUTOFF)(one.clone()) for one in plain]
@@ -115,24 +112,23 @@ def measure(table: MoleculeTable, rows: Tensor, batch_size: int, repeats: int) -
     return times
 
 
-def main() -> None:
-    """Measure, print, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description="Batches with edges, ours against PyG's.")
-    parser.add_argument("--root", type=Path, default=Path("data/qm9"))
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
+def measure(root: Path = Path("data/qm9"), repeats: int = 20) -> list[dict[str, Any]]:
+    """Time batches of 32 and 256 molecules by each way.
+
+    Args:
+        root: Where QM9 may lie processed.
+        repeats: Turns.
+    """
     tables = {"random": random_molecules()}
-    if (options.root / "processed").is_dir():
-        tables["QM9"] = MoleculeTable.from_dataset(QM9(options.root, target="U0"))
+    if (root / "processed").is_dir():
+        tables["QM9"] = MoleculeTable.from_dataset(QM9(root, target="U0"))
     rows = []
     print(f"{'molecules':<12}{'batch':>6}  {'way':<34}{'ms':>9}{'ratio':>8}")
     for source, table in tables.items():
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(len(table), generator=generator)[:COUNT]
         for batch_size in BATCH_SIZES:
-            times = measure(table, chosen, batch_size, options.repeats)
+            times = times_of(table, chosen, batch_size, repeats)
             best = statistics.median(times["ours"])
             for name, values in times.items():
                 ratios = sorted(v / x for v, x in zip(values, times["ours"], strict=True))
@@ -140,22 +136,11 @@ def main() -> None:
                     "molecules": source,
                     "batch_size": batch_size,
                     "way": name,
-                    "ms": statistics.median(values),
-                    "ratio": statistics.median(values) / best,
+                    "ms": round(statistics.median(values), 4),
+                    "ratio": round(statistics.median(values) / best, 2),
                     "quartiles": (ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]),
                 }
                 rows.append(row)
                 print(f"{source:<12}{batch_size:>6}  {name:<34}{row['ms']:>9.3f}", end="")
                 print(f"{row['ratio']:>8.1f}", flush=True)
-    if options.json:
-        facts = {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "cutoff": CUTOFF,
-        }
-        options.json.write_text(json.dumps({"facts": facts, "rows": rows}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return rows

@@ -1,4 +1,4 @@
-"""When a potential in eval mode can leave autograd aside, and the compiled function it then calls."""
+"""When a potential in eval mode can do without autograd, and the function it then calls."""
 
 from typing import Any, Self
 

@@ -45,8 +45,8 @@ class Potential(nn.Module):
     Hessians) when gradients are enabled and the potential is in training mode or ``pos`` requires
     a gradient; otherwise they are detached.
 
-    In eval mode a :class:`~pyg_schnet.SchNet` on the CPU whose filters may be tabulated is evaluated
-    by one compiled function without autograd; :meth:`freeze` gives that function itself.
+    In eval mode a :class:`~pyg_schnet.SchNet` on the CPU whose filters may be tabulated is
+    evaluated by one compiled function without autograd; :meth:`freeze` gives that function itself.
 
     Forces: Schütt et al., NeurIPS 2017, section 4.2; J. Chem. Phys. 148, 241722 (2018).
 

@@ -37,8 +37,8 @@ class CFConv(MessagePassing):
     points of any kind, bipartite graphs and filters of any edge feature work.
 
     The sum runs as one fused operator (:func:`pyg_schnet.ops.cfconv`) that stores no message. A
-    subclass that overrides ``message``, ``aggregate`` or ``update``, a hook on them, or an explainer
-    gets PyG's own way through them, with the same numbers.
+    subclass that overrides ``message``, ``aggregate`` or ``update``, a hook on them, or an
+    explainer gets PyG's own way through them, with the same numbers.
 
     Args:
         in_channels: Features of a source node.
@@ -109,7 +109,25 @@ class CFConv(MessagePassing):
         edge_attr: Tensor | EdgeFilters,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Convolve.
+        """Convolve; arguments as :meth:`convolve`.
+
+        Returns:
+            (N, out_channels), one row per target.
+
+        Raises:
+            ValueError: If the filter network does not give (E, num_filters).
+        """
+        return self.lin2(self.convolve(x, edge_index, edge_weight, edge_attr, size))
+
+    def convolve(
+        self,
+        x: Tensor | tuple[Tensor, Tensor | None],
+        edge_index: Tensor | Graph,
+        edge_weight: Tensor,
+        edge_attr: Tensor | EdgeFilters,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """The sum over neighbours, before the last dense layer.
 
         Args:
             x: Node features (N, in_channels); or for a bipartite graph the pair (features of the
@@ -124,7 +142,7 @@ class CFConv(MessagePassing):
                 targets have no features, if its last targets have no edge.
 
         Returns:
-            (N, out_channels), one row per target.
+            (N, num_filters), one row per target.
 
         Raises:
             ValueError: If the filter network does not give (E, num_filters).
@@ -141,13 +159,13 @@ class CFConv(MessagePassing):
             if not isinstance(edge_attr, EdgeFilters):
                 scale = self.cutoff_fn(edge_weight)
                 edge_attr = EdgeFilters(self._network(edge_weight, edge_attr), scale)
-            return self.lin2(self.message_and_aggregate(graph, h, edge_attr))
+            return self.message_and_aggregate(graph, h, edge_attr)
         if not isinstance(edge_attr, EdgeFilters):
             w = self.filter(edge_weight, edge_attr)  # [E, F]
         else:
             w = edge_attr.values()
         pair = (h, None) if isinstance(x, tuple) else h
-        return self.lin2(self.propagate(indices, x=pair, w=w, size=size))
+        return self.propagate(indices, x=pair, w=w, size=size)
 
     def message_and_aggregate(self, edge_index: Graph, x: Tensor, filters: EdgeFilters) -> Tensor:
         """The sum (or mean) over neighbours in one operator, (targets, num_filters).

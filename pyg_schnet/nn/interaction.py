@@ -7,7 +7,9 @@ from pyg_schnet.nn.cfconv import CFConv
 from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.tabulated import EdgeFilters
-from pyg_schnet.ops import Graph
+from pyg_schnet.ops import Graph, update
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class InteractionBlock(nn.Module):
@@ -95,5 +97,22 @@ class InteractionBlock(nn.Module):
         edge_weight: Tensor,
         edge_attr: Tensor | EdgeFilters,
     ) -> Tensor:
-        """The change of ``x`` (N, hidden_channels); edges as in :meth:`CFConv.forward`."""
-        return self.lin(self.act(self.conv(x, edge_index, edge_weight, edge_attr)))
+        """The change of ``x`` (N, hidden_channels); edges as in :meth:`CFConv.convolve`."""
+        if not self._is_plain():
+            return self.lin(self.act(self.conv(x, edge_index, edge_weight, edge_attr)))
+        # The same, with the three layers after the sum in one operator.
+        y = self.conv.convolve(x, edge_index, edge_weight, edge_attr)  # [N, F]
+        inner, outer = self.conv.lin2, self.lin
+        return update(y, inner.weight, inner.bias, outer.weight, outer.bias)
+
+    def _is_plain(self) -> bool:
+        """Whether the layers after the sum are the package's own and nobody looks at them."""
+        conv, act = self.conv, self.act
+        layers = (conv, conv.lin2, act, self.lin)
+        return (
+            type(conv).forward is CFConv.forward
+            and type(conv.lin2) is Dense
+            and type(self.lin) is Dense
+            and type(act) is ShiftedSoftplus
+            and not any(getattr(layer, name) for layer in layers for name in _HOOKS)
+        )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,8 @@ class FilterTable:
     @property
     def _parameters(self) -> list[Tensor]:
         # By way of the modules, because a parameter may be replaced; past __getattr__, for speed.
-        return [layer._parameters[name] for layer in self._layers for name in ("weight", "bias")]
+        names = ("weight", "bias")
+        return [cast(Tensor, layer._parameters[n]) for layer in self._layers for n in names]
 
     def is_constant(self) -> bool:
         """Whether the coefficients can be kept: nobody will ask for gradients of the networks.
@@ -251,7 +253,7 @@ class FilterTable:
         slopes = -2 * self.basis.gamma * (d.view(-1, 1) - self.basis.offset) * basis
         values, derivatives = [], []
         for network in self.networks:
-            first, last = network[0], network[2]
+            first, last = cast(nn.Linear, network[0]), cast(nn.Linear, network[2])
             inner = basis @ first.weight.double().T + first.bias.double()
             inner_slope = torch.sigmoid(inner) * (slopes @ first.weight.double().T)
             value = ssp(inner) @ last.weight.double().T + last.bias.double()

@@ -7,6 +7,7 @@ from pyg_schnet.ops.fingerprint import fingerprint
 from pyg_schnet.ops.radial import edge_difference, spline_weights
 from pyg_schnet.ops.spline import Grid
 from pyg_schnet.ops.table import table_coefficients
+from pyg_schnet.ops.update import update
 
 __all__ = [
     "Graph",
@@ -18,4 +19,5 @@ __all__ = [
     "spline_weights",
     "ssp",
     "table_coefficients",
+    "update",
 ]

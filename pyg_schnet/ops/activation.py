@@ -54,3 +54,17 @@ def ssp(x: Tensor, backend: str = "auto") -> Tensor:
         tensor([0., 0.])
     """
     return _SSP(x, choose_backend(x.device, x.dtype, backend))
+
+
+def ssp_slope(x: Tensor, backend: str = "auto") -> Tensor:
+    r"""The derivative of shifted softplus, the logistic function of x.
+
+    Args:
+        x: Any shape, floating point.
+        backend: See :func:`pyg_schnet.ops.choose_backend`.
+
+    Example:
+        >>> ssp_slope(torch.zeros(2))
+        tensor([0.5000, 0.5000])
+    """
+    return _SSP_GRAD(torch.ones_like(x), x, 1, choose_backend(x.device, x.dtype, backend))

@@ -23,10 +23,8 @@ _FEW_EDGES = 2**11
 _SLOTS = (OPEN_B, OPEN_X, OPEN_Y, OPEN_W)
 
 
-def _form_fake(
-    b, x, y, w, knot, edge_index, in_ptr, in_order, out_ptr, out_order, blocks, num_knots, opened,
-    backend,
-):  # type: ignore[no-untyped-def]
+def _form_fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    b, _, _, w, _, _, in_ptr, _, out_ptr, _, _, num_knots, opened, _ = inputs
     none, features = b.new_empty(0), w.size(1)
     return (
         torch.empty_like(b) if opened & OPEN_B else none,
@@ -127,12 +125,10 @@ class Graph:
             found = kernel("cpu", "pairs")(edge_index, num_sources)
             # One block has no work for a second thread.
             if found and (found[-1].numel() > 2 or edge_index.size(1) < _FEW_EDGES):
-                return cls(*found, name)
+                return cls(*found, backend=name)
         in_ptr, in_order = _CSR(edge_index[1], targets, name)
         out_ptr, out_order = _CSR(edge_index[0], num_sources, name)
-        return cls(
-            edge_index, in_ptr, in_order, out_ptr, out_order, edge_index.new_empty(0), name
-        )
+        return cls(edge_index, in_ptr, in_order, out_ptr, out_order, edge_index.new_empty(0), name)
 
     @property
     def is_undirected(self) -> bool:
@@ -151,9 +147,7 @@ class Graph:
         return counts + self.out_ptr.diff() if self.is_undirected else counts
 
 
-def cfconv(
-    x: Tensor, w: Tensor, b: Tensor, graph: Graph, knot: Tensor | None = None
-) -> Tensor:
+def cfconv(x: Tensor, w: Tensor, b: Tensor, graph: Graph, knot: Tensor | None = None) -> Tensor:
     r"""Sum over neighbours of features times filters.
 
     .. math::

@@ -15,20 +15,20 @@ _LANES = 16
 
 
 def _product_backward(ctx: Any, u: Tensor | None) -> tuple[Tensor | None, ...]:
-    a, b, _ = ctx.inputs
+    a, b, backend = ctx.inputs
     if u is None:
         return None, None
-    by_a = _matmul(u, b.t()) if ctx.needed[0] else None
-    by_b = _matmul(u.t(), a.t()) if ctx.needed[1] else None
+    by_a = _matmul(u, b.t(), backend) if ctx.needed[0] else None
+    by_b = _matmul(u.t(), a.t(), backend) if ctx.needed[1] else None
     return by_a, by_b
 
 
 def _biased_product_backward(ctx: Any, u: Tensor | None) -> tuple[Tensor | None, ...]:
-    a, b, _, _ = ctx.inputs
+    a, b, _, backend = ctx.inputs
     if u is None:
         return None, None, None
-    by_a = _matmul(u, b.t()) if ctx.needed[0] else None
-    by_b = _matmul(u.t(), a.t()) if ctx.needed[1] else None
+    by_a = _matmul(u, b.t(), backend) if ctx.needed[0] else None
+    by_b = _matmul(u.t(), a.t(), backend) if ctx.needed[1] else None
     return by_a, by_b, u.sum(0) if ctx.needed[2] else None
 
 
@@ -46,11 +46,11 @@ _BIASED_PRODUCT = Operator(
 )
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
+def _matmul(a: Tensor, b: Tensor, backend: str) -> Tensor:
     """``a @ b.T``, (n, m) from (n, k) and (m, k)."""
     if a.size(0) * a.size(1) * b.size(0) < _LARGE or b.size(0) % _LANES:
         return a @ b.t()
-    return _PRODUCT(a, b, "cpu")
+    return _PRODUCT(a, b, backend)
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

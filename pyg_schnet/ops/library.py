@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from pyg_schnet.ops.backends import kernel
@@ -17,16 +18,16 @@ class Operator:
     """An operator whose gradient is made of operators of the same family.
 
     It is registered with ``torch.library``, for torch.compile, export and fake tensors. Eager calls
-    take a shorter way through ``torch.autograd.Function``, with the same gradient: half the overhead,
-    which is what small molecules spend their time on. The reference backend is plain torch, which
-    differentiates and transforms itself.
+    take a shorter way through ``torch.autograd.Function``, with the same gradient: half the
+    overhead, which is what small molecules spend their time on. The reference backend is plain
+    torch, which differentiates and transforms itself.
 
     Args:
         schema: Of the operator; the last argument is ``str backend``.
         fake: What it returns for tensors without data.
         backward: A function of (ctx, gradients of the results) that returns the gradients of the
-            leading inputs; ``ctx.inputs`` are the inputs, ``ctx.needed`` says which gradients count.
-            None for an operator without gradient.
+            leading inputs; ``ctx.inputs`` are the inputs, ``ctx.needed`` says which gradients
+            count. None for an operator without gradient.
         differentiable: Number of leading inputs that have a gradient.
     """
 
@@ -57,6 +58,7 @@ class Operator:
         if backward is None:
             self.eager: Callable[..., Any] = run
             return
+        gradients_of = backward
         count = schema.partition("->")[0].count(",") + 1
         nothing = (None,) * (count - differentiable)
 
@@ -67,7 +69,7 @@ class Operator:
         def registered_backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
             ctx.inputs = (*ctx.saved_tensors, *ctx.rest)
             ctx.needed = ctx.needs_input_grad[:differentiable]
-            return (*backward(ctx, *gradients), *nothing)
+            return (*gradients_of(ctx, *gradients), *nothing)
 
         class Eager(torch.autograd.Function):
             @staticmethod
@@ -79,9 +81,14 @@ class Operator:
 
             @staticmethod
             def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-                ctx.inputs = (*ctx.saved_tensors, *ctx.rest)
+                rest = ctx.rest
+                for gradient in gradients:
+                    # Under is_grads_batched, which the kernels cannot follow either.
+                    if gradient is not None and is_legacy_batchedtensor(gradient):
+                        rest = (*rest[:-1], "reference")
+                ctx.inputs = (*ctx.saved_tensors, *rest)
                 ctx.needed = _wanted(ctx, differentiable)
-                return (*backward(ctx, *gradients), *nothing)
+                return (*gradients_of(ctx, *gradients), *nothing)
 
         torch.library.register_autograd(
             f"{NAMESPACE}::{name}", registered_backward, setup_context=save, lib=_LIBRARY
@@ -90,6 +97,7 @@ class Operator:
         self.eager = super(torch.autograd.Function, Eager).apply
 
     def __call__(self, *inputs: Any) -> Any:
+        """Apply it; the last input is the name of the backend."""
         if inputs[-1] == "reference" or _is_transformed():
             return kernel("reference", self.name)(*inputs[:-1])
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
@@ -120,6 +128,5 @@ def _wanted(ctx: Any, count: int) -> tuple[bool, ...]:
 def _will_run(node: Any) -> bool:
     # The engine does not tell of leaves while it runs torch.autograd.grad.
     return node is not None and (
-        node.name() == "torch::autograd::AccumulateGrad"
-        or torch._C._will_engine_execute_node(node)
+        node.name() == "torch::autograd::AccumulateGrad" or torch._C._will_engine_execute_node(node)
     )

@@ -5,8 +5,9 @@ r"""A uniform B-spline of degree five: grid, knot values to coefficients, basis 
     k = \lfloor d / h \rfloor, \quad t = d/h - k
 
 Six rows per distance instead of the four of a cubic, but errors fall as :math:`h^6` (values) and
-:math:`h^5` (slopes) instead of :math:`h^4` and :math:`h^3`: for slopes good to 1e-5 the grid has four
-times fewer knots, and a table is made anew at every training step. Four derivatives are continuous.
+:math:`h^5` (slopes) instead of :math:`h^4` and :math:`h^3`: for slopes good to 1e-5 the grid has
+four times fewer knots, and a table is made anew at every training step. Four derivatives are
+continuous.
 """
 
 import functools
@@ -19,15 +20,15 @@ from torch import Tensor
 
 DEGREE = 5
 ROWS = DEGREE + 1
-# Knot values to coefficients: the inverse of the discrete B-spline (26 + 52 cos w + ...)/120 as a
-# series in w, matched to w^8, by a filter of nine taps. Interpolation would need a recursive filter;
-# this keeps its order and its constant to a few per cent, and each coefficient is local.
+# Knot values to coefficients: the inverse of the discrete B-spline, (66 + 52 cos w + 2 cos 2w)/120,
+# matched as a series in w up to w^8 by a filter of nine taps. Interpolation would need a recursive
+# filter; this keeps its order, nearly its constant, and each coefficient is local.
 PREFILTER = tuple(
     float(Fraction(a, b))
     for a, b in ((2561, 1152), (-11141, 14400), (2743, 14400), (-443, 14400), (139, 57600))
 )
 REACH = len(PREFILTER) - 1
-# Steps are multiples of this, so that k * h is exact in float32 up to 1024 Å and t keeps its digits.
+# Steps are multiples of this, so that k * h is exact in float32 up to 1024 Å and t loses nothing.
 STEP_UNIT = 2.0**-14
 
 

@@ -33,8 +33,8 @@ def table_coefficients(values: Tensor, backend: str = "auto") -> Tensor:
     .. math::
         C_k = \sum_{r=-4}^{4} q_{|r|}\, v_{k+r}
 
-    The nine taps q are the series of the inverse of the discrete B-spline: as good as interpolation,
-    but local, and a transposed convolution is its exact gradient.
+    The nine taps q are the series of the inverse of the discrete B-spline: as good as
+    interpolation, but local, and a transposed convolution is its exact gradient.
 
     Args:
         values: (..., K + 8, F), at :meth:`pyg_schnet.ops.Grid.samples`.

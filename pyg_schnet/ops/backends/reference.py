@@ -173,6 +173,11 @@ def biased_product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
     return functional.linear(a, b, bias)
 
 
+def update(y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    """``ssp(y @ w1.T + b1) @ w2.T + b2``."""
+    return functional.linear(ssp(functional.linear(y, w1, b1)), w2, b2)
+
+
 def edge_difference(pos: Tensor, edge_index: Tensor, *order: Tensor) -> Tensor:
     """``pos[source] - pos[target]``, (E, 3)."""
     return pos.index_select(0, edge_index[0]) - pos.index_select(0, edge_index[1])

@@ -38,4 +38,3 @@ def form(
         messages = filters * y.index_select(0, target)
         out_x = segment_csr(messages.index_select(0, out_order), out_ptr, reduce="sum")
     return out_b, out_x, out_y, out_w
-

@@ -14,6 +14,7 @@ from pyg_schnet.ops.backends.cpu.form import form
 from pyg_schnet.ops.backends.cpu.memory import fingerprint
 from pyg_schnet.ops.backends.cpu.product import biased_product, product
 from pyg_schnet.ops.backends.cpu.product import wins as product_wins
+from pyg_schnet.ops.backends.cpu.update import update, update_backward
 
 __all__ = [
     "biased_product",
@@ -31,4 +32,6 @@ __all__ = [
     "spline_dot",
     "ssp",
     "ssp_grad",
+    "update",
+    "update_backward",
 ]

@@ -109,7 +109,11 @@ def _table_pass(args, like, step):  # type: ignore[no-untyped-def]
                             low = fma(b2, row2, fma(b1, row1, mul(b0, row0)))
                             high = fma(b5, row5, fma(b4, row4, mul(b3, row3)))
                             store(sums, f, fma(add(low, high), value, load(sums, f)))
-                    out_b[6 * e], out_b[6 * e + 1], out_b[6 * e + 2] = total(g0), total(g1), total(g2)
+                    out_b[6 * e], out_b[6 * e + 1], out_b[6 * e + 2] = (
+                        total(g0),
+                        total(g1),
+                        total(g2),
+                    )
                     out_b[6 * e + 3], out_b[6 * e + 4] = total(g3), total(g4)
                     out_b[6 * e + 5] = total(g5)
                 if open_w:

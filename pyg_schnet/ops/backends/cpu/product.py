@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
 from numba import njit, types
@@ -131,9 +130,7 @@ class _Writer:
 
 
 @intrinsic
-def multiply_add(
-    typingctx, a, a_row, a_depth, b, b_depth, out, out_row, rows, columns, depth
-):  # type: ignore[no-untyped-def]
+def multiply_add(typingctx, a, a_row, a_depth, b, b_depth, out, out_row, rows, columns, depth):  # type: ignore[no-untyped-def]
     """``out[r, c] += sum_k a[r, k] b[k, c]``; strides of a are free, columns whole vectors."""
     integer = types.int64
 
@@ -147,13 +144,12 @@ def multiply_add(
 
 @njit
 def _rows(args, like, step):  # type: ignore[no-untyped-def]
-    """out = a b + bias for a tall a: chunks are ranges of its rows."""
+    """Out = a b + bias for a tall a: chunks are ranges of its rows."""
     chunks = args[1]
     a, b = at_address(args[2], like), at_address(args[3], like)
     out, bias = at_address(args[4], like), at_address(args[5], like)
     rows, columns, depth = args[6], args[7], args[8]
     a_row, a_depth, b_depth, has_bias = args[9], args[10], args[11], args[12] != 0
-    zero = splat(like)
     while True:
         chunk = fetch_add(args, 1)
         if chunk >= chunks:
@@ -174,7 +170,7 @@ def _rows(args, like, step):  # type: ignore[no-untyped-def]
 
 @njit
 def _depth(args, like, step):  # type: ignore[no-untyped-def]
-    """out = a b for a wide a and a tall b: chunks are ranges of the depth, each with its own sum."""
+    """Out = a b for a wide a and a tall b: chunks are ranges of the depth, with a sum each."""
     chunks = args[1]
     a, b = at_address(args[2], like), at_address(args[3], like)
     rows, columns, depth = args[6], args[7], args[8]
@@ -191,9 +187,7 @@ def _depth(args, like, step):  # type: ignore[no-untyped-def]
         for k in range(depth * chunk // chunks, last, _DEPTH):
             own, theirs = shifted(a, k * a_depth), shifted(b, k * b_depth)
             count = min(_DEPTH, last - k)
-            multiply_add(
-                own, a_row, a_depth, theirs, b_depth, out, columns, rows, columns, count
-            )
+            multiply_add(own, a_row, a_depth, theirs, b_depth, out, columns, rows, columns, count)
 
 
 def _rows_float32(args):  # type: ignore[no-untyped-def]

@@ -198,7 +198,9 @@ def floor(typingctx, a):  # type: ignore[no-untyped-def]
     def generate(context, builder, sig, args):  # type: ignore[no-untyped-def]
         kind = _vector_type(sig.args[0].scalar)
         name = f"llvm.floor.v{kind.count}f{sig.args[0].scalar.bitwidth}"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind]), name
+        )
         return builder.call(function, [args[0]])
 
     return a(a), generate

@@ -11,6 +11,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from numba import cfunc
@@ -59,8 +60,8 @@ class Kernel:
         self.function = function
 
     @functools.cached_property
-    def _compiled(self) -> tuple[int, Callable[..., None], object]:
-        code = cfunc(_SIGNATURE, cache=True)(self.function)
+    def _compiled(self) -> tuple[Any, Callable[..., None], object]:
+        code: Any = cfunc(_SIGNATURE, cache=True)(self.function)
         return code.address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address), code
 
     def __call__(self, chunks: int, threads: int, *values: int) -> ctypes.Array:

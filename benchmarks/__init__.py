@@ -1,0 +1,1 @@
+"""What pyg_schnet is measured by; installed as ``pyg_schnet.benchmarks``."""

@@ -1,0 +1,125 @@
+"""Runs the comparisons, prints a table, and writes it with the facts of the machine."""
+
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch_geometric import __version__ as pyg_version
+
+from pyg_schnet.benchmarks.speed import kernels, loading, neighbors, work
+from pyg_schnet.benchmarks.speed.rows import ROWS, Row
+from pyg_schnet.benchmarks.speed.timing import added_memory, compare
+from pyg_schnet.ops import choose_backend
+
+GROUPS = ("inference", "training", "kernels", "loading", "neighbors", "scaling")
+
+
+def run(
+    groups: Sequence[str] = GROUPS,
+    output: Path | None = None,
+    seconds: float = 4.0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Measure and print; write ``speed_DEVICE.json`` and ``.md`` into ``output`` if given.
+
+    Args:
+        groups: Some of :data:`GROUPS`.
+        output: Folder.
+        seconds: For each row.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ValueError: If a group is unknown.
+    """
+    unknown = set(groups) - set(GROUPS)
+    if unknown:
+        raise ValueError(f"groups must be among {', '.join(GROUPS)}, got {', '.join(unknown)}.")
+    warnings.simplefilter("ignore")
+    result: dict[str, Any] = {"facts": facts(device)}
+    print("  ".join(f"{key} {value}" for key, value in result["facts"].items()))
+    rows = [row for row in ROWS if row.group in groups]
+    if rows:
+        print(f"{'':66}{'PyG ms':>10}{'ours ms':>10}{'ratio':>8}{'quartiles':>14}{'bar':>6}")
+        result["rows"] = [measured(row, seconds, device) for row in rows]
+    sections = {"kernels": kernels.measure, "neighbors": neighbors.measure}
+    for name, section in sections.items():
+        if name in groups:
+            result[name] = section(device=device)
+    if "loading" in groups and device == "cpu":
+        result["loading"] = loading.measure()
+    if "scaling" in groups:
+        from pyg_schnet.benchmarks.speed import scaling
+
+        result["scaling"] = scaling.measure(device, output)
+    if output is not None:
+        _write(result, Path(output), device)
+    return result
+
+
+def measured(row: Row, seconds: float, device: str) -> dict[str, Any]:
+    """One row: times, ratio, and the added memory if asked."""
+    system = row.system().to(device)
+    ours, theirs = row.task(system, *work.models(system, row.blocks, row.features, row.cutoff))
+    found: dict[str, Any] = {
+        "group": row.group,
+        "name": row.name,
+        "T": row.blocks,
+        "F": row.features,
+        "edges": system.edge_index.size(1),
+    }
+    if row.memory:
+        # Ours first: what theirs leaves behind would hide it.
+        found["memory_ours_mib"] = added_memory(ours)
+        found["memory_theirs_mib"] = added_memory(theirs)
+    comparison = compare(ours, theirs, seconds)
+    found |= comparison.as_dict()
+    found["bar"] = row.bar if device == "cpu" else None
+    name = f"{row.group}: {row.name} T={row.blocks} F={row.features}"
+    c = comparison
+    spread = f"{c.low:.1f}-{c.high:.1f}"
+    print(f"{name:66}{c.theirs:10.2f}{c.ours:10.3f}{c.ratio:8.1f}{spread:>14}{row.bar:6.1f}")
+    if found.get("memory_ours_mib") is not None:
+        a, b = found["memory_theirs_mib"], found["memory_ours_mib"]
+        print(f"{'  added memory, MiB':66}{a:10.0f}{b:10.0f}{a / max(b, 1e-9):8.1f}")
+    sys.stdout.flush()
+    return found
+
+
+def facts(device: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "pyg": pyg_version,
+        "backend": choose_backend(torch.device(device)),
+    }
+
+
+def _write(result: dict[str, Any], folder: Path, device: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"# Speed against PyG's SchNet on {result['facts']['device']}", ""]
+    lines += [f"- {key}: {value}" for key, value in result["facts"].items()]
+    if "rows" in result:
+        lines += ["", "| work | PyG ms | ours ms | ratio | quartiles | asked for |", "|---|" * 6]
+        lines[-1] = "|" + "---|" * 6
+        for row in result["rows"]:
+            lines.append(
+                f"| {row['group']}: {row['name']}, T={row['T']} F={row['F']} "
+                f"| {row['theirs']:.2f} | {row['ours']:.3f} | {row['ratio']:.1f} "
+                f"| {row['low']:.1f}-{row['high']:.1f} | {row['bar'] or '-'} |"
+            )
+    for suffix, text in ((".json", json.dumps(result, indent=2)), (".md", "\n".join(lines))):
+        path = folder / f"speed_{device}{suffix}"
+        aside = path.with_name(path.name + ".part")
+        aside.write_text(text + "\n")
+        aside.replace(path)
+        print(f"wrote {path}")
