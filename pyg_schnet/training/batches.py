@@ -340,6 +340,29 @@ class EpochlessLoader:
         return order
 
 
+class Rounds:
+    """Batches in lists, for several steps at a time, that end where a validation is due.
+
+    Args:
+        loader: Batches without end, beginning at its ``start``.
+        size: Steps of a round, at most.
+        every: Steps between validations; no round goes beyond a multiple of it.
+        last: Step at which the last round ends.
+    """
+
+    def __init__(self, loader: EpochlessLoader, size: int, every: int, last: int) -> None:
+        self.loader, self.size, self.every, self.last = loader, size, every, last
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        step, batches = self.loader.start, iter(self.loader)
+        while True:
+            count = min(self.size, self.every - step % self.every)
+            if step < self.last:
+                count = min(count, self.last - step)
+            yield [next(batches) for _ in range(count)]
+            step += count
+
+
 class OrderedLoader:
     """Every row once, in order, in batches, as PyG's ``DataLoader``: for validation and test.
 

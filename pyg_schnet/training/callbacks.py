@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pyg_schnet.models import save
 from pyg_schnet.training.module import PropertyTraining
@@ -93,13 +95,11 @@ class StopCleanly(Callback):
 
         self._previous = signal.signal(signal.SIGINT, handle)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: PropertyTraining, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, module: PropertyTraining) -> None:
         """Look at the clock."""
         if self.max_seconds is not None and module.elapsed() >= self.max_seconds:
             self.reason = self.reason or "max_time"
-            trainer.should_stop = True
+            module.trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
         """Look at the patience."""
@@ -112,6 +112,46 @@ class StopCleanly(Callback):
         if self._previous is not None and stage == "fit":
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+class AverageWeights(WeightAveraging):
+    """An exponential moving average of the weights, used for validation and kept at the end.
+
+    Lightning's, but updated after each step of a round, and without walking through the modules.
+
+    Args:
+        decay: Of the average.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Make the averaged model, and remember whose weights belong together."""
+        super().setup(trainer, module, stage)
+        self._pairs = None
+
+    @torch.no_grad()
+    def after_step(self, module: PropertyTraining) -> None:
+        """Take the weights in."""
+        average = self._average_model
+        assert average is not None
+        if self._pairs is None:
+            self._pairs = list(average.module.parameters()), list(module.parameters())
+        if int(average.n_averaged) == 0:
+            torch._foreach_copy_(*self._pairs)
+        else:
+            torch._foreach_lerp_(*self._pairs, 1.0 - self.decay)
+        average.n_averaged += 1
+        self._latest_update_step = module.global_step
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Nothing: the steps of the round have been taken in one by one."""
+
+    def on_train_epoch_end(self, *arguments: Any) -> None:
+        """Nothing, likewise."""
 
 
 class ResumePoint(Callback):
@@ -173,7 +213,7 @@ class ShowProgress(Callback):
         self, trainer: L.Trainer, module: PropertyTraining, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar."""
-        if self.bar is not None and trainer.global_step % 20 == 0:
+        if self.bar is not None:
             done = module.schedule.progress(trainer.global_step, module.elapsed())
             self.bar.update(self.task, completed=int(1000 * done))
 

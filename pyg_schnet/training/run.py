@@ -18,21 +18,27 @@ import lightning as L
 import numpy as np
 import torch
 import yaml
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pyg_schnet.models import SchNet, load
 from pyg_schnet.nn.readout import Atomwise
-from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader
-from pyg_schnet.training.callbacks import BestModel, ResumePoint, ShowProgress, StopCleanly
+from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader, Rounds
+from pyg_schnet.training.callbacks import (
+    AverageWeights,
+    BestModel,
+    ResumePoint,
+    ShowProgress,
+    StopCleanly,
+)
 from pyg_schnet.training.config import TrainingConfig, seconds
 from pyg_schnet.training.evaluation import Evaluation, edge_cutoff, evaluate
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
 from pyg_schnet.training.statistics import baselines, offsets
+
+STEPS_OF_A_ROUND = 20
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,14 @@ def train(
     split.save(folder / "split.npz")
     _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     module = PropertyTraining(
-        model, schedule, config.loss, wanted.shown_per_unit, wanted.shown_unit
+        model,
+        schedule,
+        config.loss,
+        wanted.shown_per_unit,
+        wanted.shown_unit,
+        config.gradient_clip,
+        config.val_every,
+        config.log_every,
     )
     info = {"target": wanted.name, "unit": wanted.unit}
     progress = _fit(config, module, table, split, folder, info, start)
@@ -176,7 +189,8 @@ def _fit(
     last = folder / "last.ckpt"
     best = BestModel(folder / "best.safetensors", info)
     stop = StopCleanly(best, module.schedule.max_seconds, config.patience)
-    average = WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    average = AverageWeights(config.ema)
+    module.after_step = [average.after_step, stop.after_step]
     callbacks = [best, stop, ResumePoint(last), ShowProgress(info["target"]), average]
     cutoff = edge_cutoff(module.model)
     loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start or 0)
@@ -185,7 +199,7 @@ def _fit(
         trainer = _trainer(config, folder, callbacks, start or 0)
         trainer.fit(
             module,
-            loader,
+            Rounds(loader, STEPS_OF_A_ROUND, config.val_every, config.max_steps),
             validation,
             ckpt_path=None if start is None else last,
             weights_only=True,
@@ -248,10 +262,9 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Any], start: 
         precision=config.precision,
         max_steps=config.max_steps,
         max_epochs=-1,
-        val_check_interval=config.val_every,
+        val_check_interval=1,  # in rounds; the module says after which
         check_val_every_n_epoch=None,
-        log_every_n_steps=config.log_every,
-        gradient_clip_val=config.gradient_clip or None,
+        log_every_n_steps=1,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -140,15 +140,15 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_uninterrupted_run(table, spl
 
 
 def test_ctrl_c_ends_cleanly_with_the_best_weights_tested(table, split, tmp_path, monkeypatch):
-    original = StopCleanly.on_train_batch_end
+    original = StopCleanly.after_step
 
-    def interrupt(self, trainer, *args):
-        if trainer.global_step == 7:
+    def interrupt(self, module):
+        if module.global_step == 7:
             os.kill(os.getpid(), signal.SIGINT)
-        original(self, trainer, *args)
+        original(self, module)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(StopCleanly, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(StopCleanly, "after_step", interrupt)
     metrics = train(options(), ENERGY, table, split, tmp_path)
     assert metrics["stopped"] == "interrupted" and 7 <= metrics["steps"] <= 8
     assert math.isfinite(metrics["test_mae"])
@@ -163,11 +163,11 @@ def test_ctrl_c_ends_cleanly_with_the_best_weights_tested(table, split, tmp_path
 def test_an_interrupt_before_the_first_validation_still_validates_and_tests(
     table, split, tmp_path, monkeypatch
 ):
-    def interrupt(self, trainer, *args):
-        if trainer.global_step == 2:
+    def interrupt(self, module):
+        if module.global_step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(StopCleanly, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(StopCleanly, "after_step", interrupt)
     metrics = train(options(), ENERGY, table, split, tmp_path)
     assert metrics["stopped"] == "interrupted" and metrics["steps"] <= 3
     assert math.isfinite(metrics["val_mae"]) and math.isfinite(metrics["test_mae"])
