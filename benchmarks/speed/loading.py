@@ -22,7 +22,8 @@ from torch_geometric.loader import DataLoader
 
 from pyg_schnet.datasets import QM9
 from pyg_schnet.graph import RadiusEdges
-from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable
+from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.loaders import EpochlessLoader
 
 CUTOFF = 5.0
 COUNT = 20_000

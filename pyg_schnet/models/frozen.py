@@ -15,7 +15,7 @@ from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import edge_vectors
 from pyg_schnet.models.frozen_weights import Weights, check_model, engine_module
 from pyg_schnet.models.inputs import checked_batch
-from pyg_schnet.models.potential import _num_graphs
+from pyg_schnet.models.potential import num_graphs_of
 
 _ENTRIES = ("z", "batch", "cell", "pbc", "edge_index", "cell_shift")
 _FLOATS = (np.dtype("float32"), np.dtype("float64"))
@@ -152,7 +152,7 @@ class Structure:
                 f"{z.device}; move data there with data.cpu()."
             )
         self._batch = checked_batch(z, pos, self._given["batch"], weights.dtype).contiguous()
-        self.num_atoms, self.num_graphs = z.numel(), _num_graphs(data)
+        self.num_atoms, self.num_graphs = z.numel(), num_graphs_of(data)
         if self.num_atoms and not 0 <= int(self._batch.min()) <= int(self._batch.max()) < (
             self.num_graphs
         ):
@@ -196,7 +196,7 @@ class Structure:
         if not all(_equal(entries.get(name), kept) for name, kept in self._given.items()):
             return False
         # A batch may end in empty molecules.
-        return self._given["batch"] is None or _num_graphs(data) == self.num_graphs
+        return self._given["batch"] is None or num_graphs_of(data) == self.num_graphs
 
     def evaluate(self, pos: NDArray) -> tuple[NDArray, NDArray, NDArray | None]:
         r"""Energy, forces and virial at other positions.

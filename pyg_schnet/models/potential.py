@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 from pyg_schnet.nn.tabulated import fixed_filters
 
 if TYPE_CHECKING:
+    from pyg_schnet.models.captured import CapturedPotential
     from pyg_schnet.models.engine import Engine
     from pyg_schnet.models.frozen import FrozenPotential
 
@@ -74,8 +75,8 @@ class Potential(nn.Module):
         self.stress = stress
         self._engine: Engine | None = None
 
-    def freeze(self, *, skin: float = 0.5) -> "FrozenPotential":
-        """The potential with its weights taken, as one compiled function for a CPU.
+    def freeze(self, *, skin: float = 0.5) -> "FrozenPotential | CapturedPotential":
+        """The potential with its weights taken: one compiled function, or one CUDA graph.
 
         Args:
             skin: Å; neighbours are searched this far beyond the cutoff, and again only when an atom
@@ -86,8 +87,8 @@ class Potential(nn.Module):
             the model have no effect on it.
 
         Raises:
-            ValueError: If the model is not a plain SchNet on the CPU, in float32 or float64.
-            ImportError: If Numba is missing.
+            ValueError: If the model is on the CPU but not a plain SchNet in float32 or float64.
+            ImportError: If Numba is missing, on the CPU.
 
         Example:
             >>> from pyg_schnet import SchNet
@@ -95,6 +96,10 @@ class Potential(nn.Module):
             >>> Potential(SchNet(32, 32, 2, 20, 5.0)).freeze()(water)["forces"].shape
             torch.Size([3, 3])
         """
+        if any(p.device.type == "cuda" for p in self.model.parameters()):
+            from pyg_schnet.models.captured import CapturedPotential
+
+            return CapturedPotential(self.model, stress=self.stress, skin=skin)
         from pyg_schnet.models.frozen import FrozenPotential
 
         return FrozenPotential(self.model, stress=self.stress, skin=skin)
@@ -135,7 +140,7 @@ class Potential(nn.Module):
         return self._engine.evaluate(self.model, data, self.stress)
 
     def _evaluate(self, data: Data, create_graph: bool) -> dict[str, Tensor]:
-        num_graphs = _num_graphs(data)
+        num_graphs = num_graphs_of(data)
         given, batch, cell = _usable(data, "pos"), _usable(data, "batch"), _usable(data, "cell")
         pos = given if given.requires_grad else given.detach().requires_grad_(True)
         strained, strained_cell, strain = pos, cell, None
@@ -176,7 +181,8 @@ def _usable(data: Data, name: str) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def _num_graphs(data: Data) -> int:
+def num_graphs_of(data: Data) -> int:
+    """The number of structures in ``data``; the last of a batch may be empty."""
     batch = data.get("batch")
     if batch is None:
         return 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,22 +19,13 @@ from torch_geometric.data import Batch, InMemoryDataset
 from tqdm import tqdm
 
 from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.training.batch_loops import fill, measure
 
 EDGE_MEMORY = 300_000_000
 """Bytes that the stored edges of one cutoff may take; beyond, every batch searches its own."""
 
 PAIRS_TOGETHER = {"cpu": 1 << 16, "cuda": 1 << 22}
 """Pairs of atoms that are looked at together while edges are stored."""
-
-
-AHEAD = 512
-"""Molecules of which a loader makes batches at a time."""
-
-TOUCHED = 64
-"""Molecules whose cache lines are asked for before they are copied."""
-
-CACHE_LINE = 64
-"""Bytes."""
 
 _PLAIN = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8)
 
@@ -145,10 +136,15 @@ class MoleculeTable:
         Raises:
             IndexError: If there is no such molecule.
         """
-        return self._batches(rows[None], cutoff)[0]
+        return self.batches(rows[None], cutoff)[0]
 
-    def _batches(self, rows: Tensor, cutoff: float | None) -> list[Batch]:
-        """Several batches of one size, ``rows`` (G, B); together they cost less than one by one."""
+    def batches(self, rows: Tensor, cutoff: float | None) -> list[Batch]:
+        """Several batches of one size, ``rows`` (G, B); together they cost less than one by one.
+
+        Args:
+            rows: Molecules of each batch.
+            cutoff: As for :meth:`batch`.
+        """
         if cutoff not in self._stored:
             while len(self._stored) > 1:
                 del self._stored[next(iter(self._stored))]
@@ -205,13 +201,13 @@ class MoleculeTable:
         return StoredEdges(torch.cat([empty, *parts]).contiguous(), begin, count)
 
     def _copy(
-        self, rows: Tensor, edges: StoredEdges, measure: Callable, fill: Callable
+        self, rows: Tensor, edges: StoredEdges, sum_up: Callable, copy_in: Callable
     ) -> list[Batch]:
         """Batches by the compiled loops, each quantity of all of them in one piece of memory."""
         index, table_ptr, first = rows.numpy(), self.ptr.numpy(), edges.first.numpy()
         groups, size = index.shape
         ptr = np.empty((groups, 2, size + 1), np.int64)
-        bad = measure(index, table_ptr, edges.count.numpy(), ptr)
+        bad = sum_up(index, table_ptr, edges.count.numpy(), ptr)
         if bad >= 0:
             raise _no_such_row(int(rows.flatten()[bad]), len(self))
         # Where the atoms and the edges of each batch begin, [G + 1, 2]: at a cache line, so that
@@ -226,7 +222,7 @@ class MoleculeTable:
         y = np.empty((groups, size, table[2].shape[1]), table[2].dtype)
         batch, edge_index = (rows.new_empty(n).numpy() for n in (num_atoms, 2 * num_edges))
         stored = first, edges.pairs, 8 * edges.local.element_size()
-        fill(index, table_ptr, stored, table, ptr, begin, (z, pos, y, batch, edge_index))
+        copy_in(index, table_ptr, stored, table, ptr, begin, (z, pos, y, batch, edge_index))
         made = []
         for k, ((a, e), (n, m)) in enumerate(zip(begin.tolist(), sizes.tolist(), strict=False)):
             # From NumPy, because views of one tensor would share autograd's count of changes.
@@ -283,125 +279,6 @@ class MoleculeTable:
         return _assemble(z, pos, y, batch, ptr, there, edge_index, host_ptr, edge_ptr)
 
 
-class EpochlessLoader:
-    """Shuffled batches without end; step ``n`` is the same batch in every run with the same seed.
-
-    The order is that of PyG's ``DataLoader(dataset[rows], batch_size, shuffle=True,
-    drop_last=True, generator=torch.Generator().manual_seed(seed))`` in this process, pass after
-    pass: an incomplete last batch of a pass is left out. Starting at a step instead of at an epoch
-    is what lets a run resume bit for bit; what earlier passes drew is then drawn again.
-
-    Args:
-        table: The molecules.
-        rows: (n,) rows to draw from.
-        batch_size: Molecules in a batch; at most n are used.
-        cutoff: Of the edges, Å; None for all pairs.
-        seed: Of the permutations.
-        start: First step.
-
-    Raises:
-        ValueError: If there is no row.
-    """
-
-    def __init__(
-        self,
-        table: MoleculeTable,
-        rows: Tensor,
-        batch_size: int,
-        cutoff: float | None,
-        seed: int = 0,
-        start: int = 0,
-    ) -> None:
-        if not rows.numel():
-            raise ValueError("rows is empty; give at least one molecule to train on.")
-        self.table, self.rows, self.cutoff, self.seed = table, rows, cutoff, seed
-        self.batch_size = min(batch_size, rows.numel())
-        self.start = start
-        self.batches_per_pass = rows.numel() // self.batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        passes, place = divmod(self.start, self.batches_per_pass)
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(passes):
-            self._draw(generator)
-        while True:
-            order = self.rows[self._draw(generator)]
-            order = order[: self.batches_per_pass * self.batch_size].view(-1, self.batch_size)
-            yield from _ahead(self.table, order[place:], self.cutoff)
-            place = 0
-
-    def _draw(self, generator: torch.Generator) -> Tensor:
-        """The permutation of the next pass, and from the generator all that a DataLoader draws."""
-        # First the seed of its workers, though it has none.
-        torch.empty((), dtype=torch.int64).random_(generator=generator)
-        order = torch.randperm(self.rows.numel(), generator=generator)
-        # When it has used them up, RandomSampler draws again, to take none of these.
-        torch.randperm(self.rows.numel(), generator=generator)
-        return order
-
-
-class Rounds:
-    """Batches in lists, for several steps at a time, that end where a validation is due.
-
-    Args:
-        loader: Batches without end, beginning at its ``start``.
-        size: Steps of a round, at most.
-        every: Steps between validations; no round goes beyond a multiple of it.
-        last: Step at which the last round ends.
-    """
-
-    def __init__(self, loader: EpochlessLoader, size: int, every: int, last: int) -> None:
-        self.loader, self.size, self.every, self.last = loader, size, every, last
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        step, batches = self.loader.start, iter(self.loader)
-        while True:
-            count = min(self.size, self.every - step % self.every)
-            if step < self.last:
-                count = min(count, self.last - step)
-            yield [next(batches) for _ in range(count)]
-            step += count
-
-
-class OrderedLoader:
-    """Every row once, in order, in batches, as PyG's ``DataLoader``: for validation and test.
-
-    Args:
-        table: The molecules.
-        rows: (n,) rows.
-        batch_size: Molecules in a batch; the last may be smaller.
-        cutoff: Of the edges, Å; None for all pairs.
-    """
-
-    def __init__(
-        self, table: MoleculeTable, rows: Tensor, batch_size: int, cutoff: float | None
-    ) -> None:
-        self.table, self.rows, self.batch_size, self.cutoff = table, rows, batch_size, cutoff
-
-    def __len__(self) -> int:
-        return -(-self.rows.numel() // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        whole = self.rows.numel() // self.batch_size * self.batch_size
-        full, rest = self.rows[:whole].view(-1, self.batch_size), self.rows[whole:]
-        yield from _ahead(self.table, full, self.cutoff)
-        if rest.numel():
-            yield self.table.batch(rest, self.cutoff)
-
-
-def _ahead(table: MoleculeTable, rows: Tensor, cutoff: float | None) -> Iterator[Batch]:
-    """Batches of ``rows`` (G, B), several small ones made at a time.
-
-    A training step empties the caches of the processor; what one batch needs of the code and of
-    the table then serves its neighbours too.
-    """
-    for some in rows.split(max(1, AHEAD // rows.shape[1])):
-        made = table._batches(some, cutoff)
-        made.reverse()
-        while made:
-            yield made.pop()
-
-
 def _chunks(sizes: Tensor, device: str) -> list[tuple[int, int]]:
     """Ranges of molecules with about PAIRS_TOGETHER pairs each (one molecule at least)."""
     chunk = PAIRS_TOGETHER.get(device, PAIRS_TOGETHER["cuda"])
@@ -454,76 +331,9 @@ def _assemble(
 
 @functools.cache
 def _compiled() -> tuple[Callable, Callable] | None:
-    """The loops below, compiled when first used and cached on disk; None without Numba."""
+    """The loops, compiled when first used and cached on disk; None without Numba."""
     try:
         from numba import njit
     except ImportError:
         return None
-    return njit(_measure, cache=True, nogil=True), njit(_fill, cache=True, nogil=True)
-
-
-def _measure(rows, table_ptr, edge_count, ptr):  # type: ignore[no-untyped-def]
-    """Sum up atoms and edges of each batch; the place of a row that is not there, or -1."""
-    for g in range(len(rows)):
-        ptr[g, :, 0] = 0
-        for k in range(rows.shape[1]):
-            row = rows[g, k] if rows[g, k] >= 0 else rows[g, k] + len(edge_count)
-            if row < 0 or row >= len(edge_count):
-                return g * rows.shape[1] + k
-            ptr[g, 0, k + 1] = ptr[g, 0, k] + table_ptr[row + 1] - table_ptr[row]
-            ptr[g, 1, k + 1] = ptr[g, 1, k] + edge_count[row]
-    return -1
-
-
-def _fill(rows, table_ptr, stored, table, ptr, begin, out):  # type: ignore[no-untyped-def]
-    """Copy the atoms and edges of each row to their places; positions and edges are flat."""
-    edge_first, pairs, bits = stored
-    z, pos, y = table
-    out_z, out_pos, out_y, batch, edges = out
-    size = rows.shape[1]
-    mask = (1 << bits) - 1
-    felt, touched = 0.0, 0
-    for n in range(rows.size):
-        if n % TOUCHED == 0:
-            # Memory answers to many requests at once, but copying would wait for one molecule
-            # after the other. So each cache line is asked for first.
-            for ahead in range(n, min(n + TOUCHED, rows.size)):
-                g, k = ahead // size, ahead % size
-                row = rows[g, k] if rows[g, k] >= 0 else rows[g, k] + len(edge_first)
-                first = edge_first[row]
-                last = first + ptr[g, 1, k + 1] - ptr[g, 1, k]
-                for e in range(first, last, CACHE_LINE // pairs.itemsize):
-                    touched |= pairs[e]
-                first, last = table_ptr[row], table_ptr[row + 1]
-                for i in range(first, last, CACHE_LINE // z.itemsize):
-                    touched |= z[i]
-                for i in range(3 * first, 3 * last, CACHE_LINE // pos.itemsize):
-                    felt += pos[i]
-                for t in range(0, y.shape[1], CACHE_LINE // y.itemsize):
-                    felt += y[row, t]
-        g, k = n // size, n % size
-        row = rows[g, k] if rows[g, k] >= 0 else rows[g, k] + len(edge_first)
-        for t in range(y.shape[1]):
-            out_y[g, k, t] = y[row, t]
-        # Slices, because indices that begin at 0 let the compiler copy several numbers at once.
-        start, atoms = ptr[g, 0, k], ptr[g, 0, k + 1] - ptr[g, 0, k]
-        first, place = table_ptr[row], begin[g, 0] + start
-        element, out_element = z[first : first + atoms], out_z[place : place + atoms]
-        graph = batch[place : place + atoms]
-        for i in range(atoms):
-            out_element[i] = element[i]
-            graph[i] = k
-        xyz = pos[3 * first : 3 * (first + atoms)]
-        out_xyz = out_pos[3 * place : 3 * (place + atoms)]
-        for i in range(3 * atoms):
-            out_xyz[i] = xyz[i]
-        count = ptr[g, 1, k + 1] - ptr[g, 1, k]
-        pair = pairs[edge_first[row] : edge_first[row] + count]
-        place = 2 * begin[g, 1] + ptr[g, 1, k]
-        source = edges[place : place + count]
-        place += ptr[g, 1, size]
-        target = edges[place : place + count]
-        for e in range(count):
-            source[e] = start + (pair[e] & mask)
-            target[e] = start + (pair[e] >> bits)
-    return felt + touched
+    return njit(measure, cache=True, nogil=True), njit(fill, cache=True, nogil=True)

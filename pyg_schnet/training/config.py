@@ -28,6 +28,7 @@ class TrainingConfig:
         cutoff: Å.
         cutoff_fn: cosine, hard or none (all pairs).
         filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
+        filters: exact (networks on every edge), tabulated, or auto.
         readout: add (extensive), mean (intensive), or auto by target.
         offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
         loss: mse (as the papers) or mae.
@@ -69,6 +70,7 @@ class TrainingConfig:
     cutoff: float = 5.0
     cutoff_fn: str = "cosine"
     filter_activation: str = "linear"
+    filters: str = "auto"
     readout: str = "auto"
     offsets: str = "dressed"
     loss: str = "mse"

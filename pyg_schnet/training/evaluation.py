@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pyg_schnet.models import SchNet
-from pyg_schnet.training.batches import MoleculeTable, OrderedLoader
+from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.loaders import OrderedLoader
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyg_schnet.models import SchNet, load
 from pyg_schnet.nn.readout import Atomwise
-from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader, Rounds
+from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.callbacks import (
     AverageWeights,
     BestModel,
@@ -33,6 +33,7 @@ from pyg_schnet.training.callbacks import (
 )
 from pyg_schnet.training.config import TrainingConfig, seconds
 from pyg_schnet.training.evaluation import Evaluation, edge_cutoff, evaluate
+from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
@@ -82,7 +83,12 @@ def build_model(
     readout = config.readout
     if readout == "auto":
         readout = "add" if wanted.extensive else "mean"
-    common: dict[str, Any] = {"readout": readout, "dipole": wanted.dipole, "seed": config.seed}
+    common: dict[str, Any] = {
+        "readout": readout,
+        "dipole": wanted.dipole,
+        "filters": config.filters,
+        "seed": config.seed,
+    }
     if config.preset is not None:
         model = SchNet.preset(config.preset, **common)
     else:

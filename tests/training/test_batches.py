@@ -1,11 +1,14 @@
+import itertools
+
 import pytest
 import torch
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 
 from pyg_schnet.graph import RadiusEdges, neighbor_edges
-from pyg_schnet.training import batches
-from pyg_schnet.training.batches import EpochlessLoader, MoleculeTable, OrderedLoader
+from pyg_schnet.training import batches, loaders
+from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 
 NAMES = ("z", "pos", "y", "batch", "ptr")
 
@@ -83,7 +86,7 @@ def test_a_batch_comes_apart_into_its_molecules(way, table):
 
 
 def test_batches_share_nothing_that_one_could_change(way, table):
-    first, second = table._batches(torch.tensor([[1, 2], [2, 1]]), 3.0)
+    first, second = table.batches(torch.tensor([[1, 2], [2, 1]]), 3.0)
     kept, whole = second.clone(), table.pos.clone()
     for name in (*NAMES, "edge_index"):
         first[name].zero_()
@@ -133,7 +136,7 @@ def test_a_batch_of_no_molecules_is_empty(way, table):
 @pytest.mark.parametrize("batch_size", [3, 4, 5])
 @pytest.mark.parametrize("ahead", [1, 8])
 def test_the_order_is_that_of_pygs_loader(table, batch_size, ahead, monkeypatch):
-    monkeypatch.setattr(batches, "AHEAD", ahead)
+    monkeypatch.setattr(loaders, "AHEAD", ahead)
     rows = torch.tensor([4, 11, 0, 7, 1, 9, 3, 10, 2, 8, 5])
     chosen = [RadiusEdges(3.0)(molecules()[i]) for i in rows]
     generator = torch.Generator().manual_seed(7)
@@ -219,3 +222,17 @@ def test_lengths_that_do_not_fit_are_refused(table):
 def test_a_view_of_a_dataset_is_refused():
     with pytest.raises(ValueError, match="not a view"):
         MoleculeTable.from_dataset(InMemory(molecules())[:4])
+
+
+def test_rounds_are_the_batches_and_end_where_a_validation_is_due(table):
+    def loader(start=0):
+        return EpochlessLoader(table, torch.arange(len(table)), 2, 3.0, seed=4, start=start)
+
+    rounds = itertools.islice(Rounds(loader(3), size=4, every=10, last=23), 6)
+    sizes, batches = [], []
+    for batches_of_a_round in rounds:
+        sizes.append(len(batches_of_a_round))
+        batches += batches_of_a_round
+    assert sizes == [4, 3, 4, 4, 2, 3]
+    for batch, want in zip(batches, loader(3), strict=False):
+        assert torch.equal(batch.rows, want.rows)
