@@ -17,7 +17,7 @@ from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole
-from pyg_schnet.nn.tabulated import FilterTable, EdgeFilters
+from pyg_schnet.nn.tabulated import EdgeFilters, FilterTable
 from pyg_schnet.ops import Graph, edge_difference
 
 InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -134,7 +134,8 @@ class CFConv(MessagePassing):
                 sources, features of the targets or None), of which only the first is read.
             edge_index: (2, E) integers: row 0 source j, row 1 target i; or a
                 :class:`~pyg_schnet.ops.Graph`, sorted once for several layers. Of an undirected
-                one, ``edge_weight`` and ``edge_attr`` belong to pairs.
+                one, ``edge_weight`` and ``edge_attr`` belong to pairs. A sparse matrix (targets,
+                sources), as PyG takes it, also works, by way of single messages.
             edge_weight: Distances (E,), the argument of the cutoff function.
             edge_attr: (E, G), the argument of the filter network, usually Gaussians of distances;
                 or filters read off a table, with cutoff and normalisation.
@@ -148,10 +149,11 @@ class CFConv(MessagePassing):
             ValueError: If the filter network does not give (E, num_filters).
         """
         indices = edge_index.edge_index if isinstance(edge_index, Graph) else edge_index
-        if isinstance(x, tuple) and size is None:
+        is_matrix = indices.layout != torch.strided
+        if isinstance(x, tuple) and size is None and not is_matrix:
             size = self._bipartite_size(x, indices)
         h = self.lin1(x[0] if isinstance(x, tuple) else x)  # [N, F]
-        if self.is_fused() and not indices.is_sparse:
+        if self.is_fused() and not is_matrix:
             graph = edge_index
             if not isinstance(graph, Graph):
                 targets = None if size is None else size[1]
@@ -164,6 +166,8 @@ class CFConv(MessagePassing):
             w = self.filter(edge_weight, edge_attr)  # [E, F]
         else:
             w = edge_attr.values()
+        if isinstance(edge_index, Graph) and edge_index.is_undirected:
+            indices, w = torch.cat([indices, indices.flip(0)], 1), torch.cat([w, w])
         pair = (h, None) if isinstance(x, tuple) else h
         return self.propagate(indices, x=pair, w=w, size=size)
 

@@ -119,13 +119,16 @@ class Graph:
             tensor([0, 1, 3, 3])
         """
         name = choose_backend(edge_index.device, dtype, backend)
+        if type(edge_index) is not Tensor and hasattr(edge_index, "as_tensor"):
+            edge_index = edge_index.as_tensor()  # PyG's EdgeIndex has no memory of its own
         edge_index = edge_index.long()
         targets = num_sources if num_targets is None else num_targets
         if undirected and name == "cpu" and not torch.compiler.is_compiling():
             found = kernel("cpu", "pairs")(edge_index, num_sources)
             # One block has no work for a second thread.
             if found and (found[-1].numel() > 2 or edge_index.size(1) < _FEW_EDGES):
-                return cls(*found, backend=name)
+                pairs, in_ptr, in_order, out_ptr, out_order, blocks = found
+                return cls(pairs, in_ptr, in_order, out_ptr, out_order, blocks, name)
         in_ptr, in_order = _CSR(edge_index[1], targets, name)
         out_ptr, out_order = _CSR(edge_index[0], num_sources, name)
         return cls(edge_index, in_ptr, in_order, out_ptr, out_order, edge_index.new_empty(0), name)

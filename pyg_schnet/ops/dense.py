@@ -70,6 +70,8 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dim() != 2
         or x.size(0) * weight.numel() < _LARGE
         or weight.size(0) % _LANES
+        or x.size(1) != weight.size(1)
+        or (bias is not None and bias.shape != weight.shape[:1])
         or not x.dtype == weight.dtype == torch.float32
         or torch.is_autocast_enabled(x.device.type)
         or choose_backend(x.device, x.dtype) != "cpu"

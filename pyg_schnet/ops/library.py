@@ -98,9 +98,11 @@ class Operator:
 
     def __call__(self, *inputs: Any) -> Any:
         """Apply it; the last input is the name of the backend."""
+        if torch.compiler.is_compiling():
+            return self.registered(*inputs)
         if inputs[-1] == "reference" or _is_transformed():
             return kernel("reference", self.name)(*inputs[:-1])
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        if torch._C._len_torch_dispatch_stack() > 0:
             return self.registered(*inputs)
         return self.eager(*inputs)
 
@@ -110,9 +112,7 @@ def _is_transformed() -> bool:
 
     The reference is plain torch and can.
     """
-    return forward_ad._current_level >= 0 or (
-        not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    )
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def _wanted(ctx: Any, count: int) -> tuple[bool, ...]:

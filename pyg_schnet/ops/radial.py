@@ -69,11 +69,18 @@ def spline_weights(
     Returns:
         k (E,) int32, and b (E, 6), differentiable in c and d to any order.
 
+    Raises:
+        ValueError: If ``c`` and ``d`` are not one number each for an edge.
+
     Example:
         >>> k, b = spline_weights(torch.ones(2), torch.tensor([0.0, 1.3]), Grid.covering(5.0, 0.25))
         >>> k.tolist(), b.sum(1)
         ([0, 5], tensor([1., 1.]))
     """
+    if d.dim() != 1 or c.shape != d.shape:
+        raise ValueError(
+            f"c and d must both have shape (E,), got {tuple(c.shape)} and {tuple(d.shape)}."
+        )
     name = choose_backend(d.device, d.dtype, backend)
     c = c.to(d.dtype)
     knot = _KNOTS(d.detach(), grid.step, grid.intervals, name)
@@ -118,9 +125,18 @@ def edge_difference(pos: Tensor, graph: Graph) -> Tensor:
         pos: (N, 3), Å.
         graph: The edges among the N nodes.
 
+    Raises:
+        ValueError: If ``pos`` has another shape.
+
     Example:
         >>> pos = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]])
         >>> edge_difference(pos, Graph.of(torch.tensor([[1], [0]]), 2))
         tensor([[0.0000, 0.0000, 1.5000]])
     """
+    nodes = graph.in_ptr.size(0) - 1
+    if pos.dim() != 2 or pos.size(0) != nodes or pos.size(1) != 3:
+        raise ValueError(
+            f"pos must have shape ({nodes}, 3), one row for each node of the graph, got "
+            f"{tuple(pos.shape)}."
+        )
     return _DIFFERENCE(pos, graph.edge_index, *graph.order, graph.backend)

@@ -1,11 +1,15 @@
 import pytest
 import torch
-from helpers import TOL, cosine, dense, randomize
+from helpers import TOL, cosine, dense, randomize, small_schnet
 from torch import nn
 from torch.testing import assert_close
+from torch_geometric import EdgeIndex
 from torch_geometric.nn.models.schnet import CFConv as PyGCFConv
 
+from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.nn import CFConv, CosineCutoff, FilterNetwork, GaussianSmearing
+from pyg_schnet.nn.tabulated import FilterTable
+from pyg_schnet.ops import Graph
 
 CUTOFF = 3.0
 BASIS = GaussianSmearing(0.0, CUTOFF, 6)
@@ -197,3 +201,180 @@ def test_reset_draws_new_dense_layers_and_leaves_the_filter_network():
 
 def test_repr_names_the_sizes():
     assert repr(convolution()) == "CFConv(4, 5, num_filters=7, cutoff=3.0)"
+
+
+class Doubled(CFConv):
+    """Overrides ``message``, so that PyG's own way is taken."""
+
+    def message(self, x_j, w):
+        return 2 * super().message(x_j, w)
+
+
+def hooked(kind):
+    def hook(conv, *rest):
+        return None
+
+    def build(**options):
+        conv = convolution(**options)
+        getattr(conv, f"register_{kind}_hook")(hook)
+        return conv
+
+    return build
+
+
+def explained(**options):
+    conv = convolution(**options)
+    conv.explain = True
+    conv._apply_sigmoid = False
+    conv._edge_mask = torch.ones(6, dtype=torch.float64)
+    conv._loop_mask = torch.ones(6, dtype=torch.bool)
+    return conv
+
+
+def overridden(**options):
+    conv = convolution(**options)
+    conv.__class__ = Doubled
+    with torch.no_grad():
+        conv.lin1.weight.mul_(0.5)
+    return conv
+
+
+UNFUSED = {
+    "message hook": hooked("message_forward"),
+    "message pre-hook": hooked("message_forward_pre"),
+    "propagate hook": hooked("propagate_forward"),
+    "aggregate hook": hooked("aggregate_forward"),
+    "explainer": explained,
+    "subclass": overridden,
+}
+
+
+@pytest.mark.parametrize("normalize", [None, "neighbors"])
+@pytest.mark.parametrize("way", UNFUSED)
+def test_single_messages_give_what_the_fused_operator_gives(way, normalize):
+    fused, single = convolution(normalize=normalize), UNFUSED[way](normalize=normalize)
+    assert fused.is_fused() and not single.is_fused()
+    x, d = inputs()
+    for given, edges in ((x, EDGES), ((x, None), EDGES), ((x[:4], torch.zeros(6, 9)), EDGES)):
+        values = []
+        for conv in (fused, single):
+            leaf = d.clone().requires_grad_()
+            y = conv(given, edges, leaf, BASIS(leaf))
+            values.append((y, *torch.autograd.grad(y.sin().sum(), [leaf, conv.lin2.weight])))
+        for one, other in zip(*values):
+            assert_close(one, other, **TOL[torch.float64])
+
+
+@pytest.mark.parametrize("normalize", [None, "neighbors"])
+@pytest.mark.parametrize("way", UNFUSED)
+def test_single_messages_can_be_made_of_rows_of_a_table(way, normalize):
+    x, d = inputs()
+    table = FilterTable(BASIS, [convolution().nn], CUTOFF)
+    outputs = []
+    for conv in (convolution(normalize=normalize), UNFUSED[way](normalize=normalize)):
+        filters = table.look_up(d, conv.cutoff_fn(d))[0]
+        outputs.append(conv(x, EDGES, d, filters))
+    assert_close(outputs[1], outputs[0], **TOL[torch.float64])
+    exact = convolution(normalize=normalize)(x, EDGES, d, BASIS(d))
+    assert_close(outputs[0], exact, rtol=1e-8, atol=1e-8)
+
+
+def test_a_hook_sees_and_changes_the_messages():
+    conv, (x, d) = convolution(), inputs()
+    seen = []
+
+    def hook(conv, given, messages):
+        seen.append(messages.shape)
+        return 0 * messages
+
+    conv.register_message_forward_hook(hook)
+    assert_close(conv(x, EDGES, d, BASIS(d)), conv.lin2.bias.expand(5, -1))
+    assert seen == [(6, 7)]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant checks)")
+def test_sparse_matrices_give_what_their_edges_give(layout):
+    conv, (x, d) = convolution(), inputs()
+    # Row i of the transposed adjacency holds the sources of target i; here EDGES are so sorted.
+    adjacency = torch.zeros(5, 5, dtype=torch.float64)
+    adjacency[EDGES[1], EDGES[0]] = 1.0
+    matrix = adjacency.to_sparse() if layout == torch.sparse_coo else adjacency.to_sparse_csr()
+    order = (EDGES[1] * 5 + EDGES[0]).argsort()
+    want = conv(x, EDGES[:, order], d[order], BASIS(d[order]))
+    for given in (x, (x, None)):
+        found = conv(given, matrix, d[order], BASIS(d[order]))
+        assert_close(found, want, **TOL[torch.float64])
+
+
+def test_a_sorted_graph_can_be_given_for_several_layers():
+    conv, (x, d) = convolution(normalize="neighbors"), inputs()
+    graph = Graph.of(EDGES, 5, dtype=torch.float64)
+    want = conv(x, EDGES, d, BASIS(d))
+    assert_close(conv(x, graph, d, BASIS(d)), want, **TOL[torch.float64])
+
+
+@pytest.mark.parametrize("normalize", [None, "neighbors"])
+@pytest.mark.parametrize("way", UNFUSED)
+def test_an_undirected_graph_stands_for_both_directions(way, normalize):
+    pytest.importorskip("numba")
+    x, _ = inputs()
+    edges = torch.tensor([[1, 2, 0, 2, 0, 1, 4, 3], [0, 0, 1, 1, 2, 2, 3, 4]])
+    graph = Graph.of(edges, 5, dtype=torch.float64, undirected=True)
+    assert graph.is_undirected
+    d = torch.tensor([0.9, 1.4, 0.9, 2.5, 1.4, 2.5, 0.4, 0.4], dtype=torch.float64)
+    pairs = d[edges[0] > edges[1]]
+    want = convolution(normalize=normalize)(x, edges, d, BASIS(d))
+    for build in (convolution, UNFUSED[way]):
+        conv = build(normalize=normalize)
+        if way == "explainer" and build is not convolution:
+            conv._edge_mask, conv._loop_mask = torch.ones(8), torch.ones(8, dtype=torch.bool)
+        assert_close(conv(x, graph, pairs, BASIS(pairs)), want, **TOL[torch.float64])
+
+
+def test_edge_index_may_be_pygs_own_class():
+    conv, (x, d) = convolution(), inputs()
+    want = conv(x, EDGES, d, BASIS(d))
+    edge_index = EdgeIndex(EDGES, sparse_size=(5, 5))
+    assert torch.equal(conv(x, edge_index, d, BASIS(d)), want)
+    conv.register_message_forward_hook(lambda *rest: None)
+    assert_close(conv(x, edge_index, d, BASIS(d)), want, **TOL[torch.float64])
+
+
+def test_edge_index_of_schnet_may_be_pygs_own_class(ch3oh):
+    model = small_schnet()
+    edge_index, _ = neighbor_edges(ch3oh.pos, model.cutoff)
+    wrapped = EdgeIndex(edge_index, sparse_size=(6, 6))
+    want = model(ch3oh.z, ch3oh.pos, edge_index=edge_index)
+    assert torch.equal(model(ch3oh.z, ch3oh.pos, edge_index=wrapped), want)
+
+
+def largest_allocation(function):
+    """Bytes of the largest tensor that is allocated while ``function`` runs."""
+    function()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    events = profile.profiler.kineto_results.events()
+    return max(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("order", ["energy", "gradient"])
+def test_no_row_per_edge_is_stored_with_a_table(order):
+    pytest.importorskip("numba")
+    nodes, edges, filters = 50, 4000, 64
+    conv = CFConv(8, 8, filters, FilterNetwork(6, filters), CUTOFF)
+    edge_index = torch.randint(nodes, (2, edges))
+    graph = Graph.of(edge_index, nodes)
+    table = FilterTable(BASIS, [conv.nn], CUTOFF)
+    x, d = torch.randn(nodes, 8), CUTOFF * torch.rand(edges)
+
+    def run(by_table):
+        leaf = d.clone().requires_grad_()
+        features = table.look_up(leaf, conv.cutoff_fn(leaf))[0] if by_table else BASIS(leaf)
+        y = conv(x, graph, leaf, features)
+        if order == "gradient":
+            torch.autograd.grad(y.sum(), [leaf, *conv.parameters()])
+
+    per_edge = edges * filters * 4
+    assert largest_allocation(lambda: run(True)) < per_edge / 4
+    assert largest_allocation(lambda: run(False)) >= per_edge

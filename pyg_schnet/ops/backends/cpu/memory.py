@@ -3,6 +3,7 @@
 import ctypes
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyg_schnet.ops.backends.cpu.simd import at_address
@@ -43,6 +44,11 @@ def fingerprint(tensors: list[Tensor]) -> tuple[int, ...]:
     """As :func:`pyg_schnet.ops.fingerprint`."""
     blocks: list[int] = []
     kept = [t if t.is_contiguous() else t.contiguous() for t in tensors]
+    for place, t in enumerate(kept):
+        if t.numel() * t.element_size() % 4:
+            # Of two bytes each, and of odd number: filled up to whole words.
+            octets = t.view(-1).view(torch.uint8)
+            kept[place] = torch.nn.functional.pad(octets, (0, -octets.numel() % 4))
     for t in kept:
         blocks += (t.data_ptr(), t.numel() * t.element_size() // 4)
     addresses = (ctypes.c_int64 * len(blocks))(*blocks)

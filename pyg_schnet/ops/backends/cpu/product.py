@@ -205,6 +205,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """``a @ b.T + bias`` in float32: a (n, k), b (m, k); m a multiple of 16."""
     rows, depth = a.shape
     columns = b.size(0)
+    if depth == 0:  # the loop over the depth runs at least once
+        out = a.new_zeros(rows, columns)
+        return out if bias is None else out + bias
     b = b.t()  # [k, m]
     if b.stride(1) != 1:
         b = b.contiguous()
@@ -216,6 +219,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     if depth <= max(4 * rows, 4 * _DEPTH) or bias is not None:
         out = a.new_empty(rows, columns)
         chunks = 1 if threads == 1 else CHUNKS_PER_THREAD * threads
+        bias = None if bias is None else bias.contiguous()
         address = 0 if bias is None else bias.data_ptr()
         _ROWS(
             chunks,
