@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.models.potential import Potential, num_graphs_of
+from pyg_schnet.models.schnet import SchNet
 
 _ENTRIES = ("z", "batch", "cell", "pbc", "edge_index", "cell_shift")
 _WARM_UP = 3  # calls before the capture, in which kernels are compiled and memory is found
@@ -47,7 +48,7 @@ class CapturedPotential:
         self.skin = skin if getattr(model, "normalize", None) is None else 0.0
         self.searches = 0
         self.captures = 0
-        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._model = cast(SchNet, copy.deepcopy(model).eval().requires_grad_(False))
         self._potential = Potential(self._model, stress=stress).eval()
         self._entries: dict[str, Any] = {}
         self._list_pos: Tensor | None = None
