@@ -1,0 +1,363 @@
+"""Training on forces without differentiating twice.
+
+The gradient of a loss on energies and forces is computed by a pass of tangents along the adjoint of
+the forces (:mod:`pyg_schnet.ops.dual`) instead of autograd through autograd. Numbers are the same,
+at a fraction of the time; what such a pass does not know is left to autograd.
+"""
+
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as torch_module
+
+from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.graph.vectors import shift_vectors
+from pyg_schnet.models.inputs import checked_batch
+from pyg_schnet.models.schnet import SchNet
+from pyg_schnet.nn.activation import ShiftedSoftplus
+from pyg_schnet.nn.basis import GaussianSmearing
+from pyg_schnet.nn.cfconv import CFConv
+from pyg_schnet.nn.cutoff import CosineCutoff, HardCutoff, NoCutoff
+from pyg_schnet.nn.dense import Dense
+from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.interaction import InteractionBlock
+from pyg_schnet.nn.readout import Atomwise
+from pyg_schnet.nn.tabulated import FilterTable
+from pyg_schnet.ops import Graph, Grid, fingerprint
+from pyg_schnet.ops.backends import kernel
+from pyg_schnet.ops.dual import (
+    DualNetwork,
+    is_available,
+    parameter_gradients,
+    values_and_forces,
+)
+from pyg_schnet.ops.library import _is_transformed
+
+_CUTOFFS: dict[str, type[nn.Module]] = {
+    "cosine": CosineCutoff,
+    "hard": HardCutoff,
+    "none": NoCutoff,
+}
+_LARGE = 500  # atoms, from which autograd keeps several threads busy
+_THREADS_PER_GRAPH = 3  # from which it is the faster
+_MODULE_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
+
+
+def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graphs: int = 1) -> bool:
+    """Whether :func:`energy_and_forces` can stand for the model and autograd's double backward.
+
+    It can for a :class:`~pyg_schnet.SchNet` of the package's own modules, without hooks, on the CPU
+    kernels, whose filters may be read off a table (``filters`` is "tabulated", or "auto" in
+    float32), if no gradient in ``pos`` or ``cell`` is asked for. One large structure is left to
+    autograd where there are many threads, since the pass shares out whole molecules.
+
+    Args:
+        model: Any.
+        pos: (N, 3).
+        cell: (3, 3) or (B, 3, 3), or None.
+        num_graphs: B.
+
+    Example:
+        >>> applies(SchNet(32, 32, 2, 20, 5.0, filters="exact"), torch.rand(3, 3))
+        False
+    """
+    if (
+        type(model) is not SchNet
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or not pos.is_cpu
+    ):
+        return False
+    dtype = model.embedding.weight.dtype
+    if (
+        pos.requires_grad
+        or (cell is not None and cell.requires_grad)
+        or (pos.size(0) > _LARGE and torch.get_num_threads() > _THREADS_PER_GRAPH * num_graphs)
+        or pos.dtype != dtype
+        or not (
+            model.filters == "tabulated" or (model.filters == "auto" and dtype == torch.float32)
+        )
+        or model.interaction_graph is not None
+        or "forward" in model.__dict__
+        or not is_available(dtype, model.backend)
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or _is_transformed()
+        or any(getattr(torch_module, name, None) for name in _GLOBAL_HOOKS)
+    ):
+        return False
+    return _is_plain(model) and all(p.dtype == dtype and p.is_cpu for p in _parameters(model))
+
+
+def _is_plain(model: SchNet) -> bool:
+    """Whether all modules are those that the constructor made, without hooks."""
+    head, blocks = model.readout, list(model.interactions)
+    if (
+        type(head) is not Atomwise
+        or type(head.act) is not ShiftedSoftplus
+        or head.lin2.out_features != 1
+        or type(head.lin1) is not Dense
+        or type(head.lin2) is not nn.Linear
+        or type(model.embedding) is not nn.Embedding
+        or model.embedding.max_norm is not None
+        or model.embedding.scale_grad_by_freq
+        or model.embedding.sparse
+        or type(model.distance_expansion) is not GaussianSmearing
+        or not blocks
+    ):
+        return False
+    modules = [model, model.embedding, model.distance_expansion]
+    modules += [head, head.lin1, head.lin2, head.act]
+    networks: list[FilterNetwork] = []
+    for block in blocks:
+        if type(block) is not InteractionBlock:
+            return False
+        conv, cutoff = block.conv, block.conv.cutoff_fn
+        if (
+            type(conv) is not CFConv
+            or not conv.is_fused()
+            or conv.normalize != model.normalize
+            or type(cutoff) is not _CUTOFFS[model.cutoff_fn]
+            or getattr(cutoff, "cutoff", model.cutoff) != model.cutoff
+            or type(block.act) is not ShiftedSoftplus
+            or not type(block.lin) is type(conv.lin1) is type(conv.lin2) is Dense
+            or conv.lin1.bias is not None
+        ):
+            return False
+        network = conv.nn
+        if type(network) is not FilterNetwork or not all(
+            type(layer) in ((nn.Linear, Dense) if place % 2 == 0 else (ShiftedSoftplus,))
+            for place, layer in enumerate(network)
+        ):
+            return False
+        networks.append(network)
+        modules += [network, *network]
+        modules += [block, conv, cutoff, block.act, block.lin, conv.lin1, conv.lin2]
+    if model.shared_filters and any(network is not networks[0] for network in networks):
+        return False
+    return not any(module.__dict__[name] for module in modules for name in _MODULE_HOOKS)
+
+
+def _parameters(model: SchNet) -> list[Tensor]:
+    networks = [cast(InteractionBlock, block).conv.nn for block in model.interactions]
+    layers = [layer for network in networks for layer in cast(FilterNetwork, network)]
+    own = [p for layer in layers for p in layer._parameters.values() if p is not None]
+    return own + _weights(model)
+
+
+def energy_and_forces(
+    model: SchNet,
+    z: Tensor,
+    pos: Tensor,
+    batch: Tensor | None = None,
+    edge_index: Tensor | None = None,
+    cell: Tensor | None = None,
+    cell_shift: Tensor | None = None,
+    pbc: Tensor | None = None,
+    *,
+    num_graphs: int,
+    stress: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    r"""Energies and forces from which a loss can be differentiated once, in the parameters.
+
+    Args:
+        model: One that :func:`applies` accepts.
+        z: As :meth:`pyg_schnet.SchNet.forward`, and so the other arguments.
+        pos: (N, 3), Å.
+        batch: (N,) or None.
+        edge_index: (2, E) or None.
+        cell: (3, 3) or (B, 3, 3), Å, or None.
+        cell_shift: (E, 3) or None.
+        pbc: (3,) or (B, 3), or None.
+        num_graphs: B.
+        stress: Compute the stress; needs a ``cell``.
+
+    Returns:
+        Energies (B,) in float64, eV; forces (N, 3), eV/Å; and with ``stress`` the stress (B, 3, 3),
+        eV/Å³, symmetric, else None. A second derivative of them raises RuntimeError.
+
+    Raises:
+        ValueError: As :meth:`pyg_schnet.SchNet.forward`.
+
+    Example:
+        >>> model = SchNet(32, 32, 2, 20, 5.0)
+        >>> z, pos = torch.tensor([8, 1, 1]), torch.rand(3, 3)
+        >>> energy, forces, _ = energy_and_forces(model, z, pos, num_graphs=1)
+        >>> (energy.sum() + forces.square().sum()).backward()
+        >>> model.embedding.weight.grad is not None
+        True
+    """
+    dtype = pos.dtype
+    batch = checked_batch(z, pos, batch, dtype)
+    z = z.long()
+    if edge_index is None:
+        all_pairs = model.cutoff_fn == "none" and cell is None
+        edge_index, cell_shift = neighbor_edges(
+            pos,
+            None if all_pairs else model.cutoff,
+            batch=batch,
+            cell=cell,
+            pbc=pbc,
+            max_num_neighbors=model.max_num_neighbors,
+        )
+    graph = _graph(edge_index.long(), pos, model.backend, undirected=cell is None)
+    shift = None
+    if cell is not None:
+        shift = shift_vectors(edge_index, cell, cell_shift, batch, dtype)
+    table = cast(FilterTable, model._table_of_filters())
+    options = _Options(model, table, graph, shift, z, pos, batch, num_graphs, cell, stress)
+    filter_weights = table._parameters
+    energy, forces, virial = _EnergyAndForces.apply(
+        options, len(filter_weights), *filter_weights, *_weights(model)
+    )
+    head = cast(Atomwise, model.readout)
+    energy = energy + options.pool(head.constant(z).view(-1)) * head.scale
+    return energy, forces, virial
+
+
+def _graph(edge_index: Tensor, pos: Tensor, backend: str, undirected: bool) -> Graph:
+    """Each pair once where possible, though one block alone: the sweeps need no second one."""
+    found = kernel("cpu", "pairs")(edge_index, pos.size(0)) if undirected else None
+    if found:
+        pairs, in_ptr, in_order, out_ptr, out_order, blocks = found
+        return Graph(pairs, in_ptr, in_order, out_ptr, out_order, blocks, "cpu")
+    return Graph.of(edge_index, pos.size(0), dtype=pos.dtype, backend=backend)
+
+
+def _weights(model: SchNet) -> list[Tensor]:
+    # Past __getattr__, for speed.
+    own = [cast(Tensor, model.embedding._parameters["weight"])]
+    for block in model.interactions:
+        parts = block._modules
+        conv = cast(nn.Module, parts["conv"])._modules
+        for layer in (conv["lin1"], conv["lin2"], parts["lin"]):
+            own += [p for p in cast(nn.Module, layer)._parameters.values() if p is not None]
+    for layer in (model.readout.lin1, model.readout.lin2):
+        own += [p for p in layer._parameters.values() if p is not None]
+    return own
+
+
+_EXPANDED: WeakKeyDictionary[nn.Module, tuple[object, Tensor]] = WeakKeyDictionary()
+
+
+def _expanded(table: FilterTable, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """The basis at the knots; kept, as it is not trained, until its numbers change."""
+    basis = table.basis
+    key = (dtype, grid, fingerprint([basis.offset, basis.gamma]))
+    kept = _EXPANDED.get(basis)
+    if kept is None or kept[0] != key:
+        with torch.inference_mode(False), torch.no_grad():
+            kept = _EXPANDED[basis] = key, basis(grid.samples()).to(dtype)
+    return kept[1]
+
+
+class _Options:
+    """What the sweeps need beside the weights, and how atoms make a molecule."""
+
+    def __init__(
+        self,
+        model: SchNet,
+        table: FilterTable,
+        graph: Graph,
+        shift: Tensor | None,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor,
+        num_graphs: int,
+        cell: Tensor | None,
+        stress: bool,
+    ) -> None:
+        head = cast(Atomwise, model.readout)
+        self.grid, self.ends_in_ssp = table.grid(pos.dtype), table._ends_in_ssp
+        self.expanded = _expanded(table, self.grid, pos.dtype)
+        self.graph, self.shift = graph, shift
+        self.z, self.pos, self.batch, self.num_graphs = z, pos.detach(), batch, num_graphs
+        self.cutoff_fn, self.cutoff, self.normalize = model.cutoff_fn, model.cutoff, model.normalize
+        self.std, self.scale = float(head.std), float(head.scale)
+        self.padding = model.embedding.padding_idx
+        self.inverse_size: Tensor | None = None
+        if head.readout == "mean":
+            counts = torch.bincount(batch, minlength=num_graphs).clamp(min=1)
+            self.inverse_size = counts.double().reciprocal()
+        self.volume = None
+        if stress and cell is not None:
+            volume = torch.linalg.det(cell.detach().view(-1, 3, 3)).abs()
+            self.volume = volume.view(-1, 1, 1).expand(num_graphs, 1, 1)
+
+    def pool(self, values: Tensor) -> Tensor:
+        """Sum or average (N,) over the atoms of each molecule, (B,), float64."""
+        zeros = torch.zeros(self.num_graphs, dtype=torch.float64)
+        total = zeros.index_add_(0, self.batch, values.double())
+        return total if self.inverse_size is None else total * self.inverse_size
+
+    def spread(self, values: Tensor) -> Tensor:
+        """The transpose of ``scale * pool``, (N,), in the dtype of the positions."""
+        values = values * self.scale
+        if self.inverse_size is not None:
+            values = values * self.inverse_size
+        return values.index_select(0, self.batch).to(self.pos.dtype)
+
+
+class _EnergyAndForces(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, options: _Options, num_filter_weights: int, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        network = DualNetwork(
+            weights[num_filter_weights:],
+            weights[:num_filter_weights],
+            options.expanded,
+            options.ends_in_ssp,
+            options.grid,
+            options.cutoff_fn,
+            options.cutoff,
+            options.std,
+        )
+        ones = torch.ones(options.num_graphs, dtype=torch.float64)
+        energies, forces, virial, record = values_and_forces(
+            network,
+            options.z,
+            options.pos,
+            options.spread(ones),
+            options.graph,
+            options.shift,
+            normalize=options.normalize is not None,
+            virial=options.volume is not None,
+        )
+        # Saved for autograd's sake: it sees then if they are changed before the backward pass.
+        ctx.save_for_backward(*weights)
+        ctx.options, ctx.record, ctx.embedding = options, record, num_filter_weights
+        ctx.set_materialize_grads(False)
+        stress = None
+        if virial is not None and options.volume is not None:
+            stress = virial.new_zeros(options.num_graphs, 3, 3).index_add_(0, options.batch, virial)
+            stress = 0.5 * (stress + stress.transpose(1, 2)) / options.volume
+        return options.pool(energies) * options.scale, forces, stress
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, energy: Tensor | None, forces: Tensor | None, stress: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        options, needed = ctx.options, ctx.needs_input_grad
+        ctx.saved_tensors  # noqa: B018
+        pos = options.pos
+        weight = torch.zeros_like(pos[:, 0]) if energy is None else options.spread(energy)
+        direction = torch.zeros_like(pos) if forces is None else -forces
+        strain = None
+        if stress is not None:
+            strain = 0.5 * (stress + stress.transpose(1, 2)) / options.volume
+        gradients = parameter_gradients(ctx.record, weight, direction, strain, options.batch)
+        if options.padding is not None:
+            gradients[ctx.embedding][options.padding] = 0.0
+        wanted = (g if n else None for g, n in zip(gradients, needed[2:], strict=True))
+        return (None, None, *wanted)
