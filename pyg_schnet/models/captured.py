@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.models.potential import Potential, num_graphs_of
@@ -99,7 +99,7 @@ class CapturedPotential:
             if not all_pairs:
                 # With a cap the nearest may change at any move.
                 self._list_pos = pos.clone() if not capped else torch.full_like(pos, math.inf)
-        self._input = Data(pos=pos.clone(), **given)
+        self._input = Batch(pos=pos.clone(), **given)
         if "batch" in given:
             self._input._num_graphs = num_graphs_of(data)
         stream = torch.cuda.Stream()

@@ -1,7 +1,7 @@
 """Energy, forces and stress of any energy model."""
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class Potential(nn.Module):
 
     In eval mode a :class:`~pyg_schnet.SchNet` on the CPU whose filters may be tabulated is
     evaluated by one compiled function without autograd; :meth:`freeze` gives that function itself.
+    In training mode its parameters get their gradients by compiled sweeps, without differentiating
+    twice (:mod:`pyg_schnet.models.sweeps`).
 
     Forces: Schütt et al., NeurIPS 2017, section 4.2; J. Chem. Phys. 148, 241722 (2018).
 
@@ -139,8 +141,30 @@ class Potential(nn.Module):
             self._engine = Engine()
         return self._engine.evaluate(self.model, data, self.stress)
 
+    def _swept(self, data: Data, num_graphs: int) -> dict[str, Tensor] | None:
+        """The result with gradients of the parameters by compiled sweeps, where they can serve."""
+        from pyg_schnet.models.sweeps import applies, energy_and_forces
+
+        if not applies(self.model, data.pos, data.get("cell"), num_graphs):
+            return None
+        names = ("batch", "edge_index", "cell", "cell_shift", "pbc")
+        energy, forces, stress = energy_and_forces(
+            cast(Any, self.model),
+            _usable(data, "z"),
+            _usable(data, "pos"),
+            **{name: _usable(data, name) for name in names},
+            num_graphs=num_graphs,
+            stress=self.stress,
+        )
+        result = {"energy": energy, "forces": forces}
+        return result if stress is None else result | {"stress": stress}
+
     def _evaluate(self, data: Data, create_graph: bool) -> dict[str, Tensor]:
         num_graphs = num_graphs_of(data)
+        if create_graph and self.forces:
+            result = self._swept(data, num_graphs)
+            if result is not None:
+                return result
         given, batch, cell = _usable(data, "pos"), _usable(data, "batch"), _usable(data, "cell")
         pos = given if given.requires_grad else given.detach().requires_grad_(True)
         strained, strained_cell, strain = pos, cell, None

@@ -16,7 +16,7 @@ from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cutoff import checked_cutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
-from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole
+from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole, pool
 from pyg_schnet.nn.tabulated import EdgeFilters, FilterTable
 from pyg_schnet.ops import Graph, edge_difference
 
@@ -417,6 +417,15 @@ class SchNet(nn.Module):
         given, batch = batch, checked_batch(z, pos, batch, self.embedding.weight.dtype)
         if num_graphs is None:
             num_graphs = count_graphs(z, given)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            from pyg_schnet.models.sweeps import applies, learned_energies
+
+            if applies(self, pos, cell, num_graphs):
+                rest = (batch, edge_index, cell, cell_shift, pbc)
+                learned = learned_energies(self, z, pos, *rest, num_graphs=num_graphs)
+                head = cast(Atomwise, self.readout)
+                known = pool(head.constant(z.long()), batch, num_graphs, head.readout) * head.scale
+                return (learned.view(-1, 1) + known).to(pos.dtype if dtype is None else dtype)
         x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
         if isinstance(self.readout, Dipole):
             return self.readout(x, z.long(), batch, num_graphs, pos, dtype)

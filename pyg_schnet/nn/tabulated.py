@@ -38,6 +38,16 @@ def fixed_filters() -> Iterator[None]:
         _FIXED.reset(token)
 
 
+def filters_are_fixed() -> bool:
+    """Whether :func:`fixed_filters` is at work.
+
+    Example:
+        >>> filters_are_fixed()
+        False
+    """
+    return _FIXED.get()
+
+
 @dataclass(frozen=True)
 class EdgeFilters:
     """The filter of each edge, not yet multiplied out.
@@ -129,7 +139,7 @@ class FilterTable:
         if torch.compiler.is_compiling():
             return False
         return (
-            _FIXED.get()
+            filters_are_fixed()
             or not torch.is_grad_enabled()
             or not any(p.requires_grad for p in self._parameters)
         )

@@ -1,4 +1,4 @@
-r"""Gradients of a loss on energies and forces without differentiating twice.
+r"""Gradients of a loss on energies, or on energies and forces without differentiating twice.
 
 For a loss L(E, F) the parameters see E and F only through
 
@@ -18,7 +18,8 @@ tangents   :math:`\dot x`                     forwards, along v
 loss       :math:`\bar x`                     backwards; they end in the gradients of the weights
 =========  =================================  =====================================================
 
-The adjoint of :math:`\dot x` is g itself, which the second sweep has left. Of a layer
+A loss on energies alone needs the first and the last of them. The adjoint of :math:`\dot x` is g
+itself, which the second sweep has left. Of a layer
 :math:`q = V y` follows :math:`\bar V = \bar q y^\top + g_q \dot y^\top`;
 of :math:`a = \mathrm{ssp}(q)`,
 :math:`\bar q = s \bar a + s (1 - s)\, \dot q\, g_a` with s the logistic function of q; and of the
@@ -84,9 +85,10 @@ def values_and_forces(
     shift: Tensor | None = None,
     *,
     normalize: bool = False,
+    forces: bool = True,
     virial: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    r"""The first two sweeps.
+) -> tuple[Tensor, Tensor | None, Tensor | None, Any]:
+    r"""The first two sweeps, or the first alone.
 
     Args:
         network: The model.
@@ -96,11 +98,12 @@ def values_and_forces(
         graph: The edges; on the CPU kernels.
         shift: (E, 3), Å, lattice vectors that belong to the edges; not for undirected graphs.
         normalize: Divide each convolution by the number of neighbours.
+        forces: Make the second sweep too.
         virial: Compute :math:`\sum_e \partial E/\partial \mathbf r_e \otimes \mathbf r_e` too.
 
     Returns:
-        The atomic contributions without constants (N,); forces (N, 3), eV/Å; the virial by atom
-        (N, 3, 3), eV, or None; and a record for :func:`parameter_gradients`.
+        The atomic contributions without constants (N,); forces (N, 3), eV/Å, or None; the virial by
+        atom (N, 3, 3), eV, or None; and a record for :func:`parameter_gradients`.
 
     Raises:
         ValueError: If the graph is on another backend, or undirected and periodic.
@@ -133,6 +136,7 @@ def values_and_forces(
         network.grid.step,
         network.grid.intervals,
         network.std,
+        forces,
         virial,
     )
 
@@ -140,7 +144,7 @@ def values_and_forces(
 def parameter_gradients(
     record: Any,
     weight: Tensor,
-    direction: Tensor,
+    direction: Tensor | None,
     strain: Tensor | None = None,
     batch: Tensor | None = None,
 ) -> list[Tensor]:
@@ -149,7 +153,7 @@ def parameter_gradients(
     Args:
         record: Of :func:`values_and_forces`; it may be used again.
         weight: (N,) derivative of the loss in each atomic contribution.
-        direction: (N, 3), v.
+        direction: (N, 3), v; None, if the loss depends on energies alone.
         strain: (B, 3, 3), symmetric, along which cells and positions change beside v.
         batch: (N,) molecule of each atom, given with ``strain``.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from pyg_schnet.models import SchNet
+from pyg_schnet.models.sweeps import applies, learned_energies
 from pyg_schnet.nn.readout import Atomwise, pool
 from pyg_schnet.training.schedules import Schedule
 
@@ -79,12 +80,16 @@ class PropertyTraining(L.LightningModule):
         if not isinstance(head, Atomwise):
             out = self.model(batch.z, batch.pos, batch.batch, edges, num_graphs=batch.num_graphs)
             return (out - batch.y[:, :1].to(out.dtype)).squeeze(1)
-        x = self.model.features(batch.z, batch.pos, batch.batch, edges)
-        learned = head.learned(x)
-        out = pool(learned.to(batch.pos.dtype), batch.batch, batch.num_graphs, head.readout)
         known = pool(head.constant(batch.z), batch.batch, batch.num_graphs, head.readout)
         target = batch.y[:, :1] / head.scale - known  # [B, 1] float64
-        return ((out - target.to(out.dtype)) * head.scale.to(out.dtype)).squeeze(1)
+        dtype = batch.pos.dtype
+        if torch.is_grad_enabled() and applies(self.model, batch.pos, None, batch.num_graphs):
+            given = (batch.z, batch.pos, batch.batch, edges)
+            learned = learned_energies(self.model, *given, num_graphs=batch.num_graphs)
+            return (learned - target.squeeze(1) * head.scale).to(dtype)
+        x = self.model.features(batch.z, batch.pos, batch.batch, edges)
+        out = pool(head.learned(x).to(dtype), batch.batch, batch.num_graphs, head.readout)
+        return ((out - target.to(dtype)) * head.scale.to(dtype)).squeeze(1)
 
     def objective(self, batch: Batch) -> Tensor:
         """The loss of a batch, in the squared unit of the target (mse) or its unit (mae)."""
@@ -110,6 +115,8 @@ class PropertyTraining(L.LightningModule):
             FloatingPointError: If the loss is not finite, looked at every hundredth step.
         """
         optimizer = self.optimizers()
+        # A mixed precision scales the loss first; else Lightning has nothing to add to backward.
+        scaled = "mixed" in str(self.trainer.precision)
         for batch in batches:
             rate = self.schedule.at(self.global_step, self.elapsed())
             for group in optimizer.param_groups:
@@ -119,7 +126,10 @@ class PropertyTraining(L.LightningModule):
             if self.global_step % 100 == 0:
                 self._check_finite("loss", loss.detach())
             optimizer.zero_grad()
-            self.manual_backward(loss)
+            if scaled:
+                self.manual_backward(loss)
+            else:
+                loss.backward()
             if self.gradient_clip:
                 self.clip_gradients(optimizer, self.gradient_clip, "norm")
             optimizer.step()

@@ -218,8 +218,9 @@ def dual_values(
     step: float,
     intervals: int,
     std: float,
+    wants_forces: bool,
     virial: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Record]:
+) -> tuple[Tensor, Tensor | None, Tensor | None, Record]:
     """As :func:`pyg_schnet.ops.dual.values_and_forces`."""
     dtype, atoms = pos.dtype, pos.size(0)
     given = [t if t.is_contiguous() else t.contiguous() for t in (*filter_weights, *weights)]
@@ -242,20 +243,23 @@ def dual_values(
         sweeps.Y: by_filter,
         sweeps.SLOPE: by_hidden,
         sweeps.A: by_hidden,
-        sweeps.GX: by_hidden + atoms * plan.hidden,
-        sweeps.GA: by_hidden,
-        sweeps.GQ: by_hidden,
-        sweeps.GY: by_filter,
-        sweeps.GH: by_filter,
         sweeps.HEAD_SLOPE: atoms * plan.readout,
         sweeps.HEAD: atoms * plan.readout,
-        sweeps.GP: atoms * plan.readout,
         sweeps.TABLE: plan.tables * knots * plan.filters,
         sweeps.FILTER_WEIGHTS: plan.packed_size,
         sweeps.FILTER_SLOPE: by_sample,
         sweeps.FILTER_HIDDEN: by_sample,
         sweeps.FILTER_VALUES: 2 * by_sample,
     }
+    if wants_forces:
+        sizes |= {
+            sweeps.GX: by_hidden + atoms * plan.hidden,
+            sweeps.GA: by_hidden,
+            sweeps.GQ: by_hidden,
+            sweeps.GY: by_filter,
+            sweeps.GH: by_filter,
+            sweeps.GP: atoms * plan.readout,
+        }
     integers = (sweeps.SOURCE, sweeps.TARGET, sweeps.KNOT, sweeps.BLOCKS)
     numbers = sum(sizes.values()) + (3 * num_edges + atoms + 2) * (8 // size)
     buffer = _RECORDS.take(numbers + 16 * (len(sizes) + 1), dtype)
@@ -274,7 +278,8 @@ def dual_values(
     work = 18 * plan.layers * atoms * plan.hidden * max(plan.hidden, plan.filters)
     threads = num_threads() if work > _SMALL else 1
     wanted = 1 if threads == 1 else _JOBS_PER_THREAD * threads
-    energy, forces = pos.new_empty(atoms), torch.empty_like(pos)
+    energy = pos.new_empty(atoms)
+    forces = torch.empty_like(pos) if wants_forces else None
     by_atom = pos.new_empty(atoms, 3, 3) if virial else None
     copies = plan.copies_of(given, g[sweeps.FILTER_WEIGHTS])
     for name, value in (
@@ -328,25 +333,30 @@ def dual_values(
 def dual_gradients(
     record: Record,
     weight: Tensor,
-    direction: Tensor,
+    direction: Tensor | None,
     strain: Tensor | None,
     molecule: Tensor | None,
 ) -> list[Tensor]:
     """As :func:`pyg_schnet.ops.dual.parameter_gradients`."""
     g, plan, dtype, jobs = record.arguments, record.plan, record.dtype, record.jobs
     layers, hidden, filters, readout = plan.layers, plan.hidden, plan.filters, plan.readout
-    per_atom = 3 * (layers + 1) * hidden + 2 * (layers + 1) * filters + 3 * readout
+    per_atom = 2 * hidden + 2 * filters + readout
+    if direction is not None:
+        per_atom += (3 * layers + 1) * hidden + 2 * layers * filters + 2 * readout
     scratch_size = g[sweeps.MAX_BLOCK] * per_atom
     table_size = plan.tables * g[sweeps.KNOTS] * filters
     filter_scratch = 2 * plan.tables * (g[sweeps.KNOTS] + 2 * REACH) * filters
     scratch = _SCRATCHES.take(max(jobs * scratch_size, filter_scratch) + 16, dtype)
     made = torch.empty(jobs, plan.gradient_size + table_size, dtype=dtype)
-    kept = [weight.contiguous(), direction.contiguous()]
-    g[sweeps.WEIGHT], g[sweeps.DIRECTION] = kept[0].data_ptr(), kept[1].data_ptr()
-    g[sweeps.STRAIN] = g[sweeps.MOLECULE] = 0
-    if strain is not None and molecule is not None:
-        kept += [strain.contiguous(), molecule.contiguous()]
-        g[sweeps.STRAIN], g[sweeps.MOLECULE] = kept[2].data_ptr(), kept[3].data_ptr()
+    given = {
+        sweeps.WEIGHT: weight,
+        sweeps.DIRECTION: direction,
+        sweeps.STRAIN: strain,
+        sweeps.MOLECULE: None if strain is None else molecule,
+    }
+    kept = {name: t.contiguous() for name, t in given.items() if t is not None}
+    for name in given:
+        g[name] = kept[name].data_ptr() if name in kept else 0
     g[sweeps.GRADIENTS], g[sweeps.GRADIENT_SIZE] = made.data_ptr(), made.size(1)
     g[sweeps.SCRATCH], g[sweeps.SCRATCH_SIZE] = -(-scratch.data_ptr() // 64) * 64, scratch_size
     sweeps.SECOND[dtype](jobs, record.threads, ctypes.addressof(g))

@@ -335,6 +335,41 @@ def _convolve_tangent_back(  # type: ignore[no-untyped-def]
 
 
 @njit
+def _convolve_gradients(  # type: ignore[no-untyped-def]
+    h, yb, hb, made, table, lines, knot, source, target, first, last, size, both, step
+):
+    """hb_j += w yb_i, and the gradient of the table."""
+    for e in range(first, last):
+        j, i = source[e] * size, target[e] * size
+        hi, hj, yi, yj = shifted(h, i), shifted(h, j), shifted(yb, i), shifted(yb, j)
+        bi, bj = shifted(hb, i), shifted(hb, j)
+        t0, m0 = shifted(table, knot[e] * size), shifted(made, knot[e] * size)
+        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
+        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
+        m1, m2 = shifted(m0, size), shifted(m0, 2 * size)
+        m3, m4, m5 = shifted(m0, 3 * size), shifted(m0, 4 * size), shifted(m0, 5 * size)
+        b = shifted(lines, e * LINE)
+        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
+        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
+        for f in range(0, size, step):
+            low = fma(b2, load(t2, f), fma(b1, load(t1, f), mul(b0, load(t0, f))))
+            w = add(low, fma(b5, load(t5, f), fma(b4, load(t4, f), mul(b3, load(t3, f)))))
+            bar = load(yi, f)
+            product = mul(load(hj, f), bar)
+            store(bj, f, fma(w, bar, load(bj, f)))
+            if both:
+                bar = load(yj, f)
+                product = fma(load(hi, f), bar, product)
+                store(bi, f, fma(w, bar, load(bi, f)))
+            store(m0, f, fma(b0, product, load(m0, f)))
+            store(m1, f, fma(b1, product, load(m1, f)))
+            store(m2, f, fma(b2, product, load(m2, f)))
+            store(m3, f, fma(b3, product, load(m3, f)))
+            store(m4, f, fma(b4, product, load(m4, f)))
+            store(m5, f, fma(b5, product, load(m5, f)))
+
+
+@njit
 def _prepare_pass(args, like):  # type: ignore[no-untyped-def]
     """Edges in the order of their targets, blocks that none leaves, and copies of the weights."""
     g = at_address(args[2], np.int64(0))
@@ -866,6 +901,91 @@ def _gradients(g, scratch, made, first, last, begin, end, like, step):  # type: 
 
 
 @njit
+def _gradients_of_values(g, scratch, made, first, last, begin, end, like, step):  # type: ignore[no-untyped-def]
+    """The fourth sweep where the loss depends on energies alone, so that nothing moves."""
+    integer = np.int64(0)
+    atoms, layers, hidden = g[ATOMS], g[LAYERS], g[HIDDEN]
+    filters, readout, both = g[FILTERS], g[READOUT], g[BOTH] != 0
+    n, room = last - first, g[MAX_BLOCK]
+    hf, hh = hidden * filters, hidden * hidden
+    constants, packed = at_address(g[CONSTANTS], like), at_address(g[PACKED], like)
+    x, h, y = at_address(g[X], like), at_address(g[H], like), at_address(g[Y], like)
+    a, slope = at_address(g[A], like), at_address(g[SLOPE], like)
+    lines = at_address(g[LINES], like)
+    source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    knot, z = at_address(g[KNOT], integer), at_address(g[Z], integer)
+    size, made_size = 4 * hf + 2 * hh + 2 * hidden, 2 * hf + hh + 2 * hidden
+    head, made_head = shifted(packed, layers * size), shifted(made, layers * made_size)
+    last_weight = shifted(head, 2 * hidden * readout + readout)
+    made_bias = shifted(made_head, hidden * readout)
+    made_last = shifted(made_bias, readout)
+    made_embedding = shifted(made_last, readout + 16)
+    made_tables = shifted(made_embedding, ELEMENTS * hidden)
+    pb, xb = scratch, shifted(scratch, room * readout)
+    qb = shifted(xb, room * hidden)
+    yb = shifted(qb, room * hidden)
+    hb = shifted(yb, room * filters)
+    deviation, weight = constants[4], at_address(g[WEIGHT], like)
+    bent = shifted(at_address(g[HEAD_SLOPE], like), first * readout)
+    activated = shifted(at_address(g[HEAD], like), first * readout)
+    for r in range(n):
+        by_energy = weight[first + r] * deviation
+        energy = splat(by_energy)
+        for c in range(0, readout, step):
+            place = r * readout + c
+            store(pb, place, mul(load(bent, place), mul(energy, load(last_weight, c))))
+            store(made_last, c, fma(energy, load(activated, place), load(made_last, c)))
+        made_last[readout] += by_energy
+    _add_columns(pb, made_bias, n, readout, step)
+    _outer(pb, shifted(x, (layers * atoms + first) * hidden), made_head, n, readout, hidden)
+    _fill(xb, n * hidden, step, like)
+    _product(pb, shifted(head, hidden * readout), xb, n, readout, hidden)
+    for layer in range(layers - 1, -1, -1):
+        own, made_own = shifted(packed, layer * size), shifted(made, layer * made_size)
+        whole_hidden, whole_filter = layer * atoms * hidden, layer * atoms * filters
+        here_hidden, here_filter = whole_hidden + first * hidden, whole_filter + first * filters
+        _add_columns(xb, shifted(made_own, 2 * hf + hh + hidden), n, hidden, step)
+        _outer(xb, shifted(a, here_hidden), shifted(made_own, 2 * hf), n, hidden, hidden)
+        _fill(qb, n * hidden, step, like)
+        _product(xb, shifted(own, 4 * hf + hh), qb, n, hidden, hidden)
+        _multiply(qb, shifted(slope, here_hidden), qb, n * hidden, step)
+        _add_columns(qb, shifted(made_own, 2 * hf + hh), n, hidden, step)
+        _outer(qb, shifted(y, here_filter), shifted(made_own, hf), n, hidden, filters)
+        _fill(yb, n * filters, step, like)
+        _product(qb, shifted(own, 3 * hf + hh), yb, n, hidden, filters)
+        if g[INVERSE_COUNT] != 0:
+            inverse = shifted(at_address(g[INVERSE_COUNT], like), first)
+            _scale_rows(yb, inverse, n, filters, step)
+        _fill(hb, n * filters, step, like)
+        table, made_table = at_address(g[TABLE], like), made_tables
+        if g[TABLES] > 1:
+            table = shifted(table, layer * g[KNOTS] * filters)
+            made_table = shifted(made_tables, layer * g[KNOTS] * filters)
+        _convolve_gradients(
+            shifted(h, whole_filter),
+            shifted(yb, -first * filters),
+            shifted(hb, -first * filters),
+            made_table,
+            table,
+            lines,
+            knot,
+            source,
+            target,
+            begin,
+            end,
+            filters,
+            both,
+            step,
+        )
+        _outer(hb, shifted(x, here_hidden), made_own, n, filters, hidden)
+        _product(hb, shifted(own, 2 * hf + hh), xb, n, filters, hidden)
+    for r in range(n):
+        sums = shifted(made_embedding, z[first + r] * hidden)
+        for c in range(0, hidden, step):
+            store(sums, c, add(load(sums, c), load(xb, r * hidden + c)))
+
+
+@njit
 def _first_call(args, like, step):  # type: ignore[no-untyped-def]
     g = at_address(args[2], np.int64(0))
     integer, jobs = np.int64(0), args[1]
@@ -880,7 +1000,8 @@ def _first_call(args, like, step):  # type: ignore[no-untyped-def]
             begin, end = ptr[first], ptr[last]
             _geometry(g, begin, end, constants, like, step)
             _values(g, first, last, begin, end, like, step)
-            _adjoints(g, first, last, begin, end, like, step)
+            if g[FORCES] != 0:
+                _adjoints(g, first, last, begin, end, like, step)
 
 
 @njit
@@ -898,8 +1019,11 @@ def _second_call(args, like, step):  # type: ignore[no-untyped-def]
         for block in range(g[NUM_BLOCKS] * job // jobs, g[NUM_BLOCKS] * (job + 1) // jobs):
             first, last = blocks[block], blocks[block + 1]
             begin, end = ptr[first], ptr[last]
-            _tangents(g, scratch, first, last, begin, end, like, step)
-            _gradients(g, scratch, made, first, last, begin, end, like, step)
+            if g[DIRECTION] != 0:
+                _tangents(g, scratch, first, last, begin, end, like, step)
+                _gradients(g, scratch, made, first, last, begin, end, like, step)
+            else:
+                _gradients_of_values(g, scratch, made, first, last, begin, end, like, step)
 
 
 def _prepare_float32(args):  # type: ignore[no-untyped-def]

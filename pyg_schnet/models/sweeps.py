@@ -1,17 +1,20 @@
-"""Training on forces without differentiating twice.
+"""Training a SchNet by compiled sweeps over its layers instead of autograd.
 
-The gradient of a loss on energies and forces is computed by a pass of tangents along the adjoint of
-the forces (:mod:`pyg_schnet.ops.dual`) instead of autograd through autograd. Numbers are the same,
-at a fraction of the time; what such a pass does not know is left to autograd.
+Gradients of a loss on energies take a sweep there and one back; of a loss on forces too, two more,
+along the adjoint of the forces (:mod:`pyg_schnet.ops.dual`), instead of autograd through autograd.
+Numbers are the same, at a fraction of the time; what the sweeps do not know is left to autograd.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as torch_module
+from torch_geometric.data import Batch
 
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import shift_vectors
@@ -25,7 +28,7 @@ from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import Atomwise
-from pyg_schnet.nn.tabulated import FilterTable
+from pyg_schnet.nn.tabulated import FilterTable, filters_are_fixed
 from pyg_schnet.ops import Graph, Grid, fingerprint
 from pyg_schnet.ops.backends import kernel
 from pyg_schnet.ops.dual import (
@@ -36,6 +39,7 @@ from pyg_schnet.ops.dual import (
 )
 from pyg_schnet.ops.library import _is_transformed
 
+_BY_AUTOGRAD: ContextVar[bool] = ContextVar("by_autograd", default=False)
 _CUTOFFS: dict[str, type[nn.Module]] = {
     "cosine": CosineCutoff,
     "hard": HardCutoff,
@@ -52,13 +56,30 @@ _MODULE_HOOKS = (
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
 
 
-def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graphs: int = 1) -> bool:
-    """Whether :func:`energy_and_forces` can stand for the model and autograd's double backward.
+@contextmanager
+def by_autograd() -> Iterator[None]:
+    """Within it, all models are left to autograd.
 
-    It can for a :class:`~pyg_schnet.SchNet` of the package's own modules, without hooks, on the CPU
-    kernels, whose filters may be read off a table (``filters`` is "tabulated", or "auto" in
-    float32), if no gradient in ``pos`` or ``cell`` is asked for. One large structure is left to
-    autograd where there are many threads, since the pass shares out whole molecules.
+    Example:
+        >>> with by_autograd():
+        ...     applies(SchNet(32, 32, 2, 20, 5.0), torch.rand(3, 3))
+        False
+    """
+    token = _BY_AUTOGRAD.set(True)
+    try:
+        yield
+    finally:
+        _BY_AUTOGRAD.reset(token)
+
+
+def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graphs: int = 1) -> bool:
+    """Whether :func:`learned_energies` and :func:`energy_and_forces` can stand for autograd.
+
+    They can for a :class:`~pyg_schnet.SchNet` of the package's own modules, without hooks, on the
+    CPU kernels, whose filters may be read off a table (``filters`` is "tabulated", or "auto" in
+    float32), if gradients of parameters but none of ``pos`` or ``cell`` are asked for. One large
+    structure is left to autograd where there are many threads, since the sweeps share out whole
+    molecules.
 
     Args:
         model: Any.
@@ -72,6 +93,8 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
     """
     if (
         type(model) is not SchNet
+        or _BY_AUTOGRAD.get()
+        or filters_are_fixed()
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or not pos.is_cpu
@@ -95,7 +118,12 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
         or any(getattr(torch_module, name, None) for name in _GLOBAL_HOOKS)
     ):
         return False
-    return _is_plain(model) and all(p.dtype == dtype and p.is_cpu for p in _parameters(model))
+    if not _is_plain(model):
+        return False
+    parameters = _parameters(model)
+    return all(p.dtype == dtype and p.is_cpu for p in parameters) and any(
+        p.requires_grad for p in parameters
+    )
 
 
 def _is_plain(model: SchNet) -> bool:
@@ -167,7 +195,7 @@ def energy_and_forces(
     num_graphs: int,
     stress: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    r"""Energies and forces from which a loss can be differentiated once, in the parameters.
+    r"""Energies and forces from which a loss can be differentiated in the parameters.
 
     Args:
         model: One that :func:`applies` accepts.
@@ -183,7 +211,7 @@ def energy_and_forces(
 
     Returns:
         Energies (B,) in float64, eV; forces (N, 3), eV/Å; and with ``stress`` the stress (B, 3, 3),
-        eV/Å³, symmetric, else None. A second derivative of them raises RuntimeError.
+        eV/Å³, symmetric, else None. Differentiated twice, they are computed again by autograd.
 
     Raises:
         ValueError: As :meth:`pyg_schnet.SchNet.forward`.
@@ -196,6 +224,75 @@ def energy_and_forces(
         >>> model.embedding.weight.grad is not None
         True
     """
+    options = _options(
+        model, z, pos, batch, edge_index, cell, cell_shift, pbc, num_graphs, True, stress
+    )
+    energy, forces, virial = _run(options)
+    head = cast(Atomwise, model.readout)
+    energy = energy + options.pool(head.constant(options.z).view(-1)) * head.scale
+    return energy, forces, virial
+
+
+def learned_energies(
+    model: SchNet,
+    z: Tensor,
+    pos: Tensor,
+    batch: Tensor | None = None,
+    edge_index: Tensor | None = None,
+    cell: Tensor | None = None,
+    cell_shift: Tensor | None = None,
+    pbc: Tensor | None = None,
+    *,
+    num_graphs: int,
+) -> Tensor:
+    """Energies without the constants of the readout, differentiable in the parameters.
+
+    Args:
+        model: One that :func:`applies` accepts.
+        z: As :meth:`pyg_schnet.SchNet.forward`, and so the other arguments.
+        pos: (N, 3), Å.
+        batch: (N,) or None.
+        edge_index: (2, E) or None.
+        cell: (3, 3) or (B, 3, 3), Å, or None.
+        cell_shift: (E, 3) or None.
+        pbc: (3,) or (B, 3), or None.
+        num_graphs: B.
+
+    Returns:
+        (B,), float64, eV.
+
+    Example:
+        >>> model = SchNet(32, 32, 2, 20, 5.0)
+        >>> z, pos = torch.tensor([8, 1, 1]), torch.rand(3, 3)
+        >>> learned_energies(model, z, pos, num_graphs=1).sum().backward()
+        >>> model.embedding.weight.grad is not None
+        True
+    """
+    return _run(
+        _options(model, z, pos, batch, edge_index, cell, cell_shift, pbc, num_graphs, False, False)
+    )[0]
+
+
+def _run(options: "_Options") -> tuple[Tensor, Tensor, Tensor | None]:
+    filter_weights = options.table._parameters
+    return _EnergyAndForces.apply(
+        options, len(filter_weights), *filter_weights, *_weights(options.model)
+    )
+
+
+def _options(
+    model: SchNet,
+    z: Tensor,
+    pos: Tensor,
+    batch: Tensor | None,
+    edge_index: Tensor | None,
+    cell: Tensor | None,
+    cell_shift: Tensor | None,
+    pbc: Tensor | None,
+    num_graphs: int,
+    forces: bool,
+    stress: bool,
+) -> "_Options":
     dtype = pos.dtype
     batch = checked_batch(z, pos, batch, dtype)
     z = z.long()
@@ -213,15 +310,8 @@ def energy_and_forces(
     shift = None
     if cell is not None:
         shift = shift_vectors(edge_index, cell, cell_shift, batch, dtype)
-    table = cast(FilterTable, model._table_of_filters())
-    options = _Options(model, table, graph, shift, z, pos, batch, num_graphs, cell, stress)
-    filter_weights = table._parameters
-    energy, forces, virial = _EnergyAndForces.apply(
-        options, len(filter_weights), *filter_weights, *_weights(model)
-    )
-    head = cast(Atomwise, model.readout)
-    energy = energy + options.pool(head.constant(z).view(-1)) * head.scale
-    return energy, forces, virial
+    given = {"edge_index": edge_index, "cell": cell, "cell_shift": cell_shift}
+    return _Options(model, graph, shift, z, pos, batch, num_graphs, given, forces, stress)
 
 
 def _graph(edge_index: Tensor, pos: Tensor, backend: str, undirected: bool) -> Graph:
@@ -266,16 +356,19 @@ class _Options:
     def __init__(
         self,
         model: SchNet,
-        table: FilterTable,
         graph: Graph,
         shift: Tensor | None,
         z: Tensor,
         pos: Tensor,
         batch: Tensor,
         num_graphs: int,
-        cell: Tensor | None,
+        given: dict[str, Tensor | None],
+        forces: bool,
         stress: bool,
     ) -> None:
+        table = cast(FilterTable, model._table_of_filters())
+        self.model, self.table, self.given = model, table, given
+        self.forces, cell = forces, given["cell"]
         head = cast(Atomwise, model.readout)
         self.grid, self.ends_in_ssp = table.grid(pos.dtype), table._ends_in_ssp
         self.expanded = _expanded(table, self.grid, pos.dtype)
@@ -292,6 +385,28 @@ class _Options:
         if stress and cell is not None:
             volume = torch.linalg.det(cell.detach().view(-1, 3, 3)).abs()
             self.volume = volume.view(-1, 1, 1).expand(num_graphs, 1, 1)
+
+    def by_autograd(self) -> list[Tensor]:
+        """Energies, and if asked for forces and stress, that can be differentiated again."""
+        from pyg_schnet.models.potential import Potential
+
+        given = {name: value for name, value in self.given.items() if value is not None}
+        with torch.enable_grad(), by_autograd():
+            if not self.forces:
+                out = self.model(
+                    self.z,
+                    self.pos,
+                    self.batch,
+                    num_graphs=self.num_graphs,
+                    dtype=torch.float64,
+                    **given,
+                )
+                return [out.view(-1)]
+            data = Batch(z=self.z, pos=self.pos, batch=self.batch, **given)
+            data._num_graphs = self.num_graphs
+            potential = Potential(self.model, stress=self.volume is not None).train()
+            result = potential(data)
+        return list(result.values())
 
     def pool(self, values: Tensor) -> Tensor:
         """Sum or average (N,) over the atoms of each molecule, (B,), float64."""
@@ -311,7 +426,7 @@ class _EnergyAndForces(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, options: _Options, num_filter_weights: int, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         network = DualNetwork(
             weights[num_filter_weights:],
             weights[:num_filter_weights],
@@ -331,6 +446,7 @@ class _EnergyAndForces(torch.autograd.Function):
             options.graph,
             options.shift,
             normalize=options.normalize is not None,
+            forces=options.forces,
             virial=options.volume is not None,
         )
         # Saved for autograd's sake: it sees then if they are changed before the backward pass.
@@ -344,20 +460,35 @@ class _EnergyAndForces(torch.autograd.Function):
         return options.pool(energies) * options.scale, forces, stress
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, energy: Tensor | None, forces: Tensor | None, stress: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        options, needed = ctx.options, ctx.needs_input_grad
-        ctx.saved_tensors  # noqa: B018
+        options, needed = ctx.options, ctx.needs_input_grad[2:]
+        weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # To be differentiated again, which the sweeps cannot.
+            wanted = [w for w, need in zip(weights, needed, strict=True) if need]
+            pairs = zip(options.by_autograd(), (energy, forces, stress), strict=False)
+            known = [(out, bar) for out, bar in pairs if bar is not None]
+            made = iter(
+                torch.autograd.grad(
+                    [out for out, _ in known],
+                    wanted,
+                    [bar.to(out.dtype) for out, bar in known],
+                    create_graph=True,
+                    materialize_grads=True,
+                )
+            )
+            return (None, None, *(next(made) if need else None for need in needed))
         pos = options.pos
         weight = torch.zeros_like(pos[:, 0]) if energy is None else options.spread(energy)
-        direction = torch.zeros_like(pos) if forces is None else -forces
+        direction = None
+        if options.forces:
+            direction = torch.zeros_like(pos) if forces is None else -forces
         strain = None
         if stress is not None:
             strain = 0.5 * (stress + stress.transpose(1, 2)) / options.volume
         gradients = parameter_gradients(ctx.record, weight, direction, strain, options.batch)
         if options.padding is not None:
             gradients[ctx.embedding][options.padding] = 0.0
-        wanted = (g if n else None for g, n in zip(gradients, needed[2:], strict=True))
-        return (None, None, *wanted)
+        return (None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True)))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet import SchNet
-from pyg_schnet.models import force_training
-from pyg_schnet.models.force_training import applies, energy_and_forces
+from pyg_schnet.models import sweeps
 from pyg_schnet.models.potential import _strained
+from pyg_schnet.models.sweeps import applies, energy_and_forces
 
 pytest.importorskip("numba")
 
@@ -217,12 +217,51 @@ def test_frozen_parameters_get_none():
     torch.testing.assert_close(net.get_parameter(lin).grad, wanted[lin])
 
 
-def test_a_second_derivative_is_refused():
+def second_derivative(loss, net):
+    wanted = [net.readout.lin1.weight, net.interactions[0].conv.nn[0].weight]
+    first = torch.autograd.grad(loss, wanted, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+
+
+def test_differentiated_twice_they_are_left_to_autograd():
     net, data = model(), molecules()
-    loss = loss_of(by_tangents(net, data))
-    (gradient,) = torch.autograd.grad(loss, net.readout.lin1.weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.square().sum().backward()
+    found = second_derivative(loss_of(by_tangents(net, data)), net)
+    with sweeps.by_autograd():
+        wanted = second_derivative(loss_of(twice_differentiated(net, data)), net)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_energies_alone_are_those_of_autograd_with_their_gradients(dtype):
+    net, data = model(dtype=dtype), molecules(dtype)
+    tolerance = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {}
+    call = (data.z, data.pos, data.batch)
+    assert sweeps.applies(net, data.pos)
+    found = net(*call, num_graphs=data.num_graphs)
+    with sweeps.by_autograd():
+        wanted = net(*call, num_graphs=data.num_graphs)
+    torch.testing.assert_close(found, wanted, **tolerance)
+    weights = torch.linspace(1, 2, data.num_graphs, dtype=dtype).view(-1, 1)
+    found = torch.autograd.grad((found * weights).sum(), list(net.parameters()))
+    wanted = torch.autograd.grad((wanted * weights).sum(), list(net.parameters()))
+    for a, b in zip(found, wanted):
+        scale = float(b.abs().max())
+        torch.testing.assert_close(
+            a, b, rtol=0, atol=(1e-9 if dtype == torch.float64 else 2e-5) * scale
+        )
+
+
+def test_energies_alone_can_be_differentiated_twice():
+    net, data = model(), molecules()
+
+    def energy():
+        return net(data.z, data.pos, data.batch, num_graphs=data.num_graphs).square().sum()
+
+    found = second_derivative(energy(), net)
+    with sweeps.by_autograd():
+        wanted = second_derivative(energy(), net)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_weights_changed_before_the_backward_pass_are_noticed():
@@ -305,6 +344,6 @@ def test_left_to_autograd_where_more_is_asked_for(monkeypatch):
     assert not applies(nn.Linear(3, 3), pos)
     with torch.autocast("cpu"):
         assert not applies(net, pos)
-    monkeypatch.setattr(force_training, "_LARGE", 1)
+    monkeypatch.setattr(sweeps, "_LARGE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     assert not applies(net, pos, num_graphs=1) and applies(net, pos, num_graphs=32)
