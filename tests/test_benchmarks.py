@@ -18,6 +18,7 @@ def small_rows(monkeypatch):
         Row("inference", "energy", work.energy, tiny, 1, 16, 5.0, 1.0, memory=True),
         Row("inference", "forces", work.energy_and_forces, tiny, 1, 16, 5.0, 1.0),
         Row("inference", "frozen", work.frozen, tiny, 1, 16, 5.0, 1.0),
+        Row("inference", "dynamics", work.dynamics, tiny, 1, 16, 5.0, None),
         Row("training", "energies", work.training_on_energies, tiny, 1, 16, 5.0, 1.0),
         Row("training", "forces", work.training_on_forces, tiny, 1, 16, 5.0, 1.0),
     ]
@@ -32,11 +33,12 @@ def test_the_command_writes_a_table(small_rows, tmp_path, capsys):
         "energy",
         "forces",
         "frozen",
+        "dynamics",
         "energies",
         "forces",
     ]
     assert all(row["ratio"] > 0 for row in found["rows"])
-    assert (tmp_path / "speed_cpu.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "speed_cpu.md").read_text().count("\n| ") == 7
     assert "ratio" in capsys.readouterr().out
 
 

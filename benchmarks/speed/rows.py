@@ -19,7 +19,7 @@ class Row:
         blocks: Interactions, T.
         features: F.
         cutoff: Å.
-        bar: The ratio to reach on two CPU cores.
+        bar: The ratio to reach on two CPU cores; None for no mark.
         memory: Whether the added memory is compared too.
     """
 
@@ -30,7 +30,7 @@ class Row:
     blocks: int
     features: int
     cutoff: float
-    bar: float
+    bar: float | None
     memory: bool = False
 
 
@@ -85,6 +85,16 @@ ROWS = [
         128,
         10.0,
         8.0,
+    ),
+    Row(
+        "inference",
+        "molecular dynamics step, 1 ethanol, edges included",
+        work.dynamics,
+        partial(systems.ethanols, 1),
+        3,
+        64,
+        5.0,
+        None,
     ),
     Row(
         "training",

@@ -83,7 +83,7 @@ def measured(row: Row, seconds: float, device: str) -> dict[str, Any]:
     name = f"{row.group}: {row.name} T={row.blocks} F={row.features}"
     c = comparison
     spread = f"{c.low:.1f}-{c.high:.1f}"
-    print(f"{name:66}{c.theirs:10.2f}{c.ours:10.3f}{c.ratio:8.1f}{spread:>14}{row.bar:6.1f}")
+    print(f"{name:66}{c.theirs:10.2f}{c.ours:10.3f}{c.ratio:8.1f}{spread:>14}{row.bar or 0:6.1f}")
     if found.get("memory_ours_mib") is not None:
         a, b = found["memory_theirs_mib"], found["memory_ours_mib"]
         print(f"{'  added memory, MiB':66}{a:10.0f}{b:10.0f}{a / max(b, 1e-9):8.1f}")

@@ -1,5 +1,6 @@
 """Medians of alternating calls, and the memory that a call adds."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -40,17 +41,20 @@ def compare(
 ) -> Comparison:
     """Call both in turn for about ``seconds``, so that a busy machine disturbs both alike.
 
-    The faster one is called several times in each turn, as long as the slower one takes at most.
+    Each turn begins with a call that is not timed: a model is not to pay for the caches that the
+    other one has emptied. The faster one is called several times in each turn, as long as the
+    slower one takes at most.
     """
-    for call in (ours, theirs, ours, theirs, ours):
+    for call in (ours, theirs, ours, theirs):
         call()
     first, second = _once(ours), _once(theirs)
-    repeat = max(1, min(20, round(second / max(first, 1e-6) / 4)))
+    repeat = max(3, min(20, round(second / max(first, 1e-6))))
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[1]) < least:
-        times[0].append(statistics.median(_once(ours) for _ in range(repeat)))
-        times[1].append(_once(theirs))
+        for call, record, count in ((ours, times[0], repeat), (theirs, times[1], 2)):
+            call()
+            record.append(statistics.median(_once(call) for _ in range(count)))
     a, b = statistics.median(times[0]), statistics.median(times[1])
     ratios = sorted(y / x for x, y in zip(*times, strict=True))
     low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
@@ -73,11 +77,13 @@ def added_memory(call: Callable[[], object]) -> float | None:
         call()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     try:
+        # Freed memory that the process still holds would hide what the call takes of it.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _resident("VmRSS")
         call()
         return (_resident("VmHWM") - before) / 1024
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 

@@ -1,5 +1,6 @@
 """What is timed: the same task, done by this package and by PyG."""
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,7 @@ from torch_geometric.data import Data
 
 from pyg_schnet import Potential, SchNet
 from pyg_schnet.benchmarks.speed.systems import System
+from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import edge_lengths
 from pyg_schnet.interop import to_pyg
 
@@ -75,6 +77,45 @@ def frozen(system: System, ours: SchNet, theirs: nn.Module) -> tuple[Task, Task]
     engine, data = Potential(ours).freeze(), as_data(system)
     theirs.eval()
     return lambda: engine(data), lambda: _forces_of_pyg(system, theirs)
+
+
+def dynamics(system: System, ours: SchNet, theirs: nn.Module) -> tuple[Task, Task]:
+    """A step of molecular dynamics: new positions, the edges found anew where that is due."""
+    generator = torch.Generator().manual_seed(1)
+    walk = [0.004 * torch.randn(system.pos.shape, generator=generator) for _ in range(64)]
+    frozen = Potential(ours).freeze()
+    known = {"z": system.z, "batch": system.batch}
+    handle = frozen.structure(Data(pos=system.pos, **known))  # type: ignore[union-attr]
+    places = [(system.pos + shift).numpy() for shift in walk]
+    given = theirs.interaction_graph
+    theirs.eval()
+    count = [0, 0]
+
+    def run_ours() -> object:
+        count[0] += 1
+        return handle.evaluate(places[count[0] % 64])
+
+    def run_theirs() -> object:
+        count[1] += 1
+        pos = system.pos + walk[count[1] % 64]
+        edge_index, shift = _edges_of_pyg(pos, system.batch, ours.cutoff), None
+        moved = System(system.z, pos, system.batch, edge_index, system.cell, shift)
+        theirs.interaction_graph = GivenEdges(moved)
+        try:
+            return _forces_of_pyg(moved, theirs)
+        finally:
+            theirs.interaction_graph = given
+
+    return run_ours, run_theirs
+
+
+def _edges_of_pyg(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
+    """All within the cutoff, by torch_cluster where that is installed."""
+    if importlib.util.find_spec("torch_cluster") is None:
+        return neighbor_edges(pos, cutoff, batch=batch)[0]
+    from torch_cluster import radius_graph
+
+    return radius_graph(pos, cutoff, batch, max_num_neighbors=len(pos))
 
 
 def _clearing(model: nn.Module) -> Task:

@@ -126,8 +126,38 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
     )
 
 
+_WALKED: WeakKeyDictionary[nn.Module, tuple[list[int], list[nn.Module], bool]] = WeakKeyDictionary()
+
+
 def _is_plain(model: SchNet) -> bool:
-    """Whether all modules are those that the constructor made, without hooks."""
+    """Whether all modules are those that the constructor made, without hooks.
+
+    They are walked through again only where one has been replaced; what a user may set on them is
+    looked at each time.
+    """
+    known = _WALKED.get(model)
+    modules = [model] if known is None else [model, *known[1]]
+    links = [id(child) for m in modules for child in m._modules.values()]
+    if known is None or links != known[0]:
+        modules = list(model.modules())
+        links = [id(child) for m in modules for child in m._modules.values()]
+        # Without the model itself, which would keep its own entry alive.
+        known = _WALKED[model] = links, modules[1:], _has_plain_structure(model)
+    if not known[2]:
+        return False
+    for block in model.interactions:
+        conv = cast(nn.Module, block._modules["conv"])
+        cutoff = cast(nn.Module, conv._modules["cutoff_fn"])
+        if (
+            conv.__dict__["normalize"] != model.normalize
+            or cutoff.__dict__.get("cutoff", model.cutoff) != model.cutoff
+            or not cast(CFConv, conv).is_fused()
+        ):
+            return False
+    return not any(module.__dict__[name] for module in modules for name in _MODULE_HOOKS)
+
+
+def _has_plain_structure(model: SchNet) -> bool:
     head, blocks = model.readout, list(model.interactions)
     if (
         type(head) is not Atomwise
@@ -143,8 +173,6 @@ def _is_plain(model: SchNet) -> bool:
         or not blocks
     ):
         return False
-    modules = [model, model.embedding, model.distance_expansion]
-    modules += [head, head.lin1, head.lin2, head.act]
     networks: list[FilterNetwork] = []
     for block in blocks:
         if type(block) is not InteractionBlock:
@@ -152,10 +180,7 @@ def _is_plain(model: SchNet) -> bool:
         conv, cutoff = block.conv, block.conv.cutoff_fn
         if (
             type(conv) is not CFConv
-            or not conv.is_fused()
-            or conv.normalize != model.normalize
             or type(cutoff) is not _CUTOFFS[model.cutoff_fn]
-            or getattr(cutoff, "cutoff", model.cutoff) != model.cutoff
             or type(block.act) is not ShiftedSoftplus
             or not type(block.lin) is type(conv.lin1) is type(conv.lin2) is Dense
             or conv.lin1.bias is not None
@@ -168,11 +193,7 @@ def _is_plain(model: SchNet) -> bool:
         ):
             return False
         networks.append(network)
-        modules += [network, *network]
-        modules += [block, conv, cutoff, block.act, block.lin, conv.lin1, conv.lin2]
-    if model.shared_filters and any(network is not networks[0] for network in networks):
-        return False
-    return not any(module.__dict__[name] for module in modules for name in _MODULE_HOOKS)
+    return not (model.shared_filters and any(network is not networks[0] for network in networks))
 
 
 def _parameters(model: SchNet) -> list[Tensor]:

@@ -111,7 +111,8 @@ class Graph:
                 its reverse, within several small components. Filters must be the same both ways.
 
         Raises:
-            IndexError: If an edge names a node that is not there.
+            IndexError: If an edge names a node that is not there; on CUDA, where looking would stop
+                the device, an assertion on the device instead.
 
         Example:
             >>> graph = Graph.of(torch.tensor([[1, 0, 2], [0, 1, 1]]), 3)

@@ -19,10 +19,10 @@ from pyg_schnet.ops.backends.cpu.sweeps import EDGE, ELEMENTS, LINE, NUM_ARGUMEN
 from pyg_schnet.ops.backends.cpu.threads import num_threads
 from pyg_schnet.ops.spline import DEGREE, PREFILTER, REACH, ROWS, basis_polynomials
 
-_BLOCK_ATOMS = 64  # atoms that a block need not exceed
+_BLOCK_ATOMS = 128  # atoms that a block need not exceed
 _LEAST_ATOMS = 8  # atoms from which a block is large enough for the products
 _SMALL = 10_000_000  # multiply-adds; below this, waking a second thread costs more than it brings
-_JOBS_PER_THREAD = 2
+_JOBS_PER_THREAD = 1
 _KEPT_BUFFERS = 2
 _CUTOFFS = {"none": 0, "cosine": 1, "hard": 2}
 
@@ -160,7 +160,7 @@ class _Buffers:
             self._free.append(buffer)
 
 
-_RECORDS, _SCRATCHES = _Buffers(), _Buffers()
+_RECORDS, _SCRATCHES, _PARTS = _Buffers(), _Buffers(), _Buffers()
 
 
 @dataclass
@@ -347,7 +347,14 @@ def dual_gradients(
     table_size = plan.tables * g[sweeps.KNOTS] * filters
     filter_scratch = 2 * plan.tables * (g[sweeps.KNOTS] + 2 * REACH) * filters
     scratch = _SCRATCHES.take(max(jobs * scratch_size, filter_scratch) + 16, dtype)
-    made = torch.empty(jobs, plan.gradient_size + table_size, dtype=dtype)
+    made_size = plan.gradient_size + table_size
+    # The result of one job is handed out; those of several are added up, and their memory kept.
+    parts = _PARTS.take(jobs * made_size + 16, dtype) if jobs > 1 else None
+    if parts is None:
+        made = torch.empty(1, made_size, dtype=dtype)
+    else:
+        skipped = -parts.data_ptr() % 64 // dtype.itemsize
+        made = parts.view(dtype)[skipped : skipped + jobs * made_size].view(jobs, made_size)
     given = {
         sweeps.WEIGHT: weight,
         sweeps.DIRECTION: direction,
@@ -360,7 +367,10 @@ def dual_gradients(
     g[sweeps.GRADIENTS], g[sweeps.GRADIENT_SIZE] = made.data_ptr(), made.size(1)
     g[sweeps.SCRATCH], g[sweeps.SCRATCH_SIZE] = -(-scratch.data_ptr() // 64) * 64, scratch_size
     sweeps.SECOND[dtype](jobs, record.threads, ctypes.addressof(g))
-    flat = made[0] if jobs == 1 else made.sum(0)
+    flat = made[0]
+    if parts is not None:
+        flat = made.sum(0)
+        _PARTS.give(parts)
 
     filter_made = torch.empty(plan.filter_gradient_size, dtype=dtype)
     g[sweeps.FILTER_GRADIENTS] = filter_made.data_ptr()
