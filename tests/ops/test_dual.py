@@ -213,7 +213,7 @@ def test_blocks_shared_out_among_threads(monkeypatch):
     z, pos, batch, edge_index = molecules(7)
     graph = undirected(edge_index, len(z))
     record = values_and_forces(network(), z, pos, torch.ones(len(z)).double(), graph)[-1]
-    assert (record.jobs, record.threads) == (4, 2)
+    assert (record.jobs, record.threads) == (2 * kernels._JOBS_PER_THREAD, 2)
     compare(network(), z, pos, batch, edge_index, graph)
     z, pos, batch, edge_index, shift = crystal()
     graph = Graph.of(edge_index, len(z), dtype=torch.float64, backend="cpu")
