@@ -51,6 +51,7 @@ def save(
         "config": network.config,
         "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
         "potential": None,
+        "steps_of_filters": {} if network._table is None else network._table.steps(),
         "info": info or {},
     }
     if isinstance(model, Potential):
@@ -128,6 +129,10 @@ def load(
         raise ValueError(
             f"The weights in {path} do not fit the configuration in its header: {error}"
         ) from error
+    if network._table is not None:
+        # The very numbers that were saved, unless the weights have outgrown the grid.
+        network._table.set_steps(header.get("steps_of_filters", {}))
+        network._table.measure()
     network = network.to(device=device, dtype=dtype).eval()
     if header["potential"] is None:
         return network

@@ -132,6 +132,7 @@ class SchNet(nn.Module):
                 torch.manual_seed(seed)
             self._build(readout, mean, std, atomref)
         self.register_load_state_dict_pre_hook(translate_pyg_state)
+        self.register_load_state_dict_post_hook(_measure_again)
         if self.filters != "exact" and self.num_interactions > 0:
             self._table_of_filters()
 
@@ -437,6 +438,12 @@ class SchNet(nn.Module):
             f"num_filters={self.num_filters}, num_interactions={self.num_interactions}, "
             f"num_gaussians={self.num_gaussians}, cutoff={self.cutoff})"
         )
+
+
+def _measure_again(model: SchNet, incompatible_keys: object) -> None:
+    """Other weights need another grid."""
+    if model._table is not None:
+        model._table.measure()
 
 
 def _positive(name: str, value: int, least: int = 1) -> int:

@@ -86,9 +86,12 @@ class FilterTable:
         end: Å, where the distances end.
         dtypes: Dtypes whose grids are to be made at once; others when first asked for.
 
-    The grid of training is made from the networks as they are at first and then stays, so that a
-    run that goes on from a file is the run that was interrupted. Constant networks, in evaluation,
-    get a grid of their own, refined anew when they have changed.
+    The grid of training is made from the networks as they are at first and stays until
+    :meth:`measure` is called, as :class:`~pyg_schnet.SchNet` does when weights are loaded. Constant
+    networks, in evaluation, get a grid of their own, refined anew when they have changed.
+
+    Attributes:
+        grids: The grids of training, by dtype; a run that goes on takes those it had.
 
     Example:
         >>> basis, network = GaussianSmearing(0.0, 5.0, 20), FilterNetwork(20, 8)
@@ -112,7 +115,7 @@ class FilterTable:
         self._kept: tuple[object, Grid, Tensor] | None = None
         self._layers = [network[place] for network in self.networks for place in (0, 2)]
         self._ends_in_ssp = isinstance(self.networks[0][-1], ShiftedSoftplus)
-        self._grids = {dtype: self.refined_grid(dtype) for dtype in dtypes}
+        self.grids = {dtype: self.refined_grid(dtype) for dtype in dtypes}
 
     @staticmethod
     def fits(basis: nn.Module, networks: Sequence[nn.Module]) -> bool:
@@ -182,9 +185,34 @@ class FilterTable:
 
     def grid(self, dtype: torch.dtype) -> Grid:
         """The grid of training in a dtype."""
-        if dtype not in self._grids:
-            self._grids[dtype] = self.refined_grid(dtype)
-        return self._grids[dtype]
+        if dtype not in self.grids:
+            self.grids[dtype] = self.refined_grid(dtype)
+        return self.grids[dtype]
+
+    def measure(self) -> None:
+        """Keep the grids of training that are good for the networks as they are; renew others."""
+        for dtype, grid in self.grids.items():
+            if not self._is_within(self.error(grid), dtype):
+                self.grids[dtype] = self.refined_grid(dtype)
+
+    def steps(self) -> dict[str, tuple[float, int]]:
+        """Step and number of intervals of the grids of training, by name of the dtype."""
+        return {str(dtype): (grid.step, grid.intervals) for dtype, grid in self.grids.items()}
+
+    def set_steps(self, steps: dict[str, tuple[float, int]]) -> None:
+        """Go on with the grids that :meth:`steps` told, so that the numbers are the same.
+
+        Args:
+            steps: What it gave, perhaps for other dtypes too.
+        """
+        for dtype in self.grids:
+            if str(dtype) in steps:
+                self.grids[dtype] = Grid(*steps[str(dtype)])
+
+    @staticmethod
+    def _is_within(errors: tuple[float, float], dtype: torch.dtype) -> bool:
+        tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.float32])
+        return all(e <= t for e, t in zip(errors, tolerance, strict=True))
 
     def refined_grid(self, dtype: torch.dtype) -> Grid:
         """A grid for the networks as they are, with an :meth:`error` within the tolerance."""
@@ -193,7 +221,7 @@ class FilterTable:
         while True:
             grid = Grid.covering(self.end, max(step, _LAST_STEP))
             errors = self.error(grid)
-            if all(e <= t for e, t in zip(errors, tolerance, strict=True)):
+            if self._is_within(errors, dtype):
                 return grid
             if not all(math.isfinite(e) for e in errors):
                 return grid  # weights that are not finite; the result will say so

@@ -66,6 +66,7 @@ class PropertyTraining(L.LightningModule):
         self.after_step: list[Callable[[PropertyTraining], None]] = []
         self.automatic_optimization = False
         self.elapsed_before = 0.0
+        self._steps_of_filters: dict[str, tuple[float, int]] = {}
         self._started = time.monotonic()
         self._errors: list[Tensor] = []
 
@@ -97,7 +98,10 @@ class PropertyTraining(L.LightningModule):
         return error.square().mean() if self.loss == "mse" else error.abs().mean()
 
     def on_fit_start(self) -> None:
-        """Start the clock."""
+        """Start the clock; a resumed run goes on with the grid it had."""
+        table = self.model._table
+        if table is not None:
+            table.set_steps(self._steps_of_filters)
         self._started = time.monotonic()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
@@ -186,9 +190,12 @@ class PropertyTraining(L.LightningModule):
         return torch.optim.Adam(parameters, lr=self.schedule.lr, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clock."""
+        """Keep the clock, and the grid of the filters."""
         checkpoint["elapsed"] = self.elapsed()
+        table = self.model._table
+        checkpoint["steps_of_filters"] = {} if table is None else table.steps()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set the clock."""
+        """Set the clock, and what the start of the run sets once the weights are there."""
         self.elapsed_before = checkpoint["elapsed"]
+        self._steps_of_filters = checkpoint["steps_of_filters"]

@@ -77,7 +77,7 @@ def test_the_error_that_is_measured_is_the_error_there_is(step, activation):
     table, d = table_of(activation=activation, dtype=torch.float64), random_distances()
     grid = Grid.covering(END, step)
     stated = table.error(grid)
-    table._grids[torch.float64] = grid
+    table.grids[torch.float64] = grid
     exact, found = values_and_slopes(table, d), read_off(table, d)
     for said, one, other in zip(stated, found, exact):
         true = relative(one, other)
@@ -361,3 +361,21 @@ def test_values_multiply_out_weights_and_rows(dtype):
         first = int(found.knot[e])
         want = sum(found.weights[e, m] * found.rows[first + m] for m in range(6))
         assert_close(row, want, **TOL[dtype])
+
+
+def test_loaded_weights_get_a_grid_of_their_own_in_training_too():
+    """Sharper filters than those the model was made with."""
+    sharp, model = (small_schnet(torch.float32, seed=seed) for seed in (0, 1))
+    with torch.no_grad():
+        for block in sharp.interactions:
+            block.conv.nn[0].weight.mul_(20.0)
+    before = model._table.grid(torch.float32)
+    model.load_state_dict(sharp.state_dict())
+    assert model._table.grid(torch.float32).step < before.step
+    exact = small_schnet(filters="exact")
+    exact.load_state_dict({name: value.double() for name, value in sharp.state_dict().items()})
+    data = random_molecule(18, 4)
+    edge_index, _ = neighbor_edges(data.pos, None)
+    wanted = exact(data.z, data.pos, edge_index=edge_index).detach()
+    found = model(data.z, data.pos.float(), edge_index=edge_index).detach().double()
+    assert_close(found, wanted, rtol=5e-6, atol=1e-6)
