@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.models.inputs import copied, same
 from pyg_schnet.models.potential import Potential, num_graphs_of
 from pyg_schnet.models.schnet import SchNet
 
@@ -71,7 +72,7 @@ class CapturedPotential:
         """Whether only the positions differ from those of the graph, and not by too much."""
         if self._graph is None or self._input is None or pos.shape != self._input.pos.shape:
             return False
-        if not all(_equal(data.get(name), self._entries[name]) for name in _ENTRIES):
+        if not all(same(data.get(name), self._entries[name]) for name in _ENTRIES):
             return False
         if self._list_pos is None:
             return True
@@ -81,7 +82,7 @@ class CapturedPotential:
     def _prepare(self, data: Data, pos: Tensor) -> None:
         """Find the edges and capture."""
         self._graph = None
-        self._entries = {name: _copied(data.get(name)) for name in _ENTRIES}
+        self._entries = {name: copied(data.get(name)) for name in _ENTRIES}
         given = {name: value for name, value in self._entries.items() if value is not None}
         self._list_pos = None
         if "edge_index" not in given:
@@ -113,14 +114,3 @@ class CapturedPotential:
             self._output = self._potential(self._input)
         self._graph = graph
         self.captures += 1
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _equal(value: Any, kept: Any) -> bool:
-    if isinstance(value, Tensor) and isinstance(kept, Tensor):
-        same = value.dtype == kept.dtype and value.device == kept.device
-        return same and torch.equal(value, kept)
-    return type(value) is type(kept) and value == kept

@@ -9,9 +9,8 @@ from torch_geometric.data import Data
 from pyg_schnet.models.frozen import FrozenPotential
 from pyg_schnet.models.frozen_weights import check_model
 from pyg_schnet.models.schnet import SchNet
+from pyg_schnet.nn.hooks import have_hooks
 from pyg_schnet.ops import choose_backend, fingerprint
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Engine:
@@ -31,7 +30,7 @@ class Engine:
         if type(model) is not SchNet or not self._may_serve(model, data):
             return None
         modules = self._modules(model)
-        if any(getattr(m, name) for m in modules for name in _HOOKS) or any(
+        if have_hooks(modules) or any(
             getattr(block.conv, "explain", False) for block in model.interactions
         ):
             return None

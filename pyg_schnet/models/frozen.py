@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import edge_vectors
 from pyg_schnet.models.frozen_weights import Weights, check_model, engine_module
-from pyg_schnet.models.inputs import checked_batch
+from pyg_schnet.models.inputs import checked_batch, copied, same
 from pyg_schnet.models.potential import num_graphs_of
 
 _ENTRIES = ("z", "batch", "cell", "pbc", "edge_index", "cell_shift")
@@ -144,7 +144,7 @@ class Structure:
         self._weights = weights = frozen.weights
         self._cpu = cpu = engine_module()
         self._lock = threading.Lock()
-        self._given = {name: _copied(data.get(name)) for name in _ENTRIES}
+        self._given = {name: copied(data.get(name)) for name in _ENTRIES}
         z, pos, cell = data.get("z"), data.get("pos"), self._given["cell"]
         if not (pos.is_cpu and z.is_cpu):
             raise ValueError(
@@ -193,7 +193,7 @@ class Structure:
             return False
         if not pos.is_cpu:
             return False
-        if not all(_equal(entries.get(name), kept) for name, kept in self._given.items()):
+        if not all(same(entries.get(name), kept) for name, kept in self._given.items()):
             return False
         # A batch may end in empty molecules.
         return self._given["batch"] is None or num_graphs_of(data) == self.num_graphs
@@ -416,14 +416,3 @@ def _reverses(edge_index: Tensor, shift: Tensor | None, num_atoms: int) -> Tenso
     place = torch.empty_like(order)
     place[reversed_order] = order
     return place
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _equal(value: Any, kept: Any) -> bool:
-    if isinstance(value, Tensor) and isinstance(kept, Tensor):
-        same = value.dtype == kept.dtype and value.device == kept.device
-        return same and torch.equal(value, kept)
-    return type(value) is type(kept) and value == kept

@@ -11,19 +11,13 @@ from pyg_schnet.models.schnet import SchNet
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cfconv import CFConv
-from pyg_schnet.nn.cutoff import CosineCutoff, HardCutoff, NoCutoff
+from pyg_schnet.nn.cutoff import CUTOFFS, CosineCutoff, HardCutoff
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.nn.tabulated import FilterTable
 from pyg_schnet.ops.backends.reference import prefilter
 from pyg_schnet.ops.spline import ROWS, Grid, basis_polynomials
-
-_CUTOFFS: dict[str, type[nn.Module]] = {
-    "cosine": CosineCutoff,
-    "hard": HardCutoff,
-    "none": NoCutoff,
-}
 
 
 class Weights:
@@ -197,7 +191,7 @@ def _wrong_module(block: nn.Module, model: SchNet) -> str:
     if type(conv) is not CFConv or conv.normalize != model.normalize:
         return f"the convolution {conv!r}"
     cutoff = conv.cutoff_fn
-    if type(cutoff) is not _CUTOFFS[model.cutoff_fn] or (
+    if type(cutoff) is not CUTOFFS[model.cutoff_fn] or (
         isinstance(cutoff, CosineCutoff | HardCutoff) and cutoff.cutoff != model.cutoff
     ):
         return f"the cutoff function {cutoff!r}"

@@ -1,5 +1,7 @@
 """What every model demands of its input, said in one sentence where it is not so."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,16 @@ def _name(dtype: torch.dtype) -> str:
 
 def _kind(tensor: Tensor) -> str:
     return f"{_name(tensor.dtype)} of shape {tuple(tensor.shape)}"
+
+
+def copied(value: Any) -> Any:
+    """A copy of a tensor, without its history; anything else as it is."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def same(value: Any, kept: Any) -> bool:
+    """Whether an entry of a ``Data`` still is what was kept of it."""
+    if isinstance(value, Tensor) and isinstance(kept, Tensor):
+        alike = value.dtype == kept.dtype and value.device == kept.device
+        return alike and torch.equal(value, kept)
+    return type(value) is type(kept) and value == kept

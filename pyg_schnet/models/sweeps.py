@@ -23,9 +23,10 @@ from pyg_schnet.models.schnet import SchNet
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cfconv import CFConv
-from pyg_schnet.nn.cutoff import CosineCutoff, HardCutoff, NoCutoff
+from pyg_schnet.nn.cutoff import CUTOFFS
 from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.hooks import have_hooks
 from pyg_schnet.nn.interaction import InteractionBlock
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.nn.tabulated import FilterTable, filters_are_fixed
@@ -40,20 +41,14 @@ from pyg_schnet.ops.dual import (
 from pyg_schnet.ops.library import _is_transformed
 
 _BY_AUTOGRAD: ContextVar[bool] = ContextVar("by_autograd", default=False)
-_CUTOFFS: dict[str, type[nn.Module]] = {
-    "cosine": CosineCutoff,
-    "hard": HardCutoff,
-    "none": NoCutoff,
-}
 _LARGE = 500  # atoms, from which autograd keeps several threads busy
 _THREADS_PER_GRAPH = 3  # from which it is the faster
-_MODULE_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
 )
-_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _MODULE_HOOKS)
 
 
 @contextmanager
@@ -154,7 +149,7 @@ def _is_plain(model: SchNet) -> bool:
             or not cast(CFConv, conv).is_fused()
         ):
             return False
-    return not any(module.__dict__[name] for module in modules for name in _MODULE_HOOKS)
+    return not have_hooks(modules)
 
 
 def _has_plain_structure(model: SchNet) -> bool:
@@ -180,7 +175,7 @@ def _has_plain_structure(model: SchNet) -> bool:
         conv, cutoff = block.conv, block.conv.cutoff_fn
         if (
             type(conv) is not CFConv
-            or type(cutoff) is not _CUTOFFS[model.cutoff_fn]
+            or type(cutoff) is not CUTOFFS[model.cutoff_fn]
             or type(block.act) is not ShiftedSoftplus
             or not type(block.lin) is type(conv.lin1) is type(conv.lin2) is Dense
             or conv.lin1.bias is not None

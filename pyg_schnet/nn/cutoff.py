@@ -96,6 +96,13 @@ class NoCutoff(nn.Module):
         return torch.ones_like(distance)
 
 
+CUTOFFS: dict[str, type[nn.Module]] = {
+    "cosine": CosineCutoff,
+    "hard": HardCutoff,
+    "none": NoCutoff,
+}
+
+
 def cutoff_function(name: str, cutoff: float) -> nn.Module:
     """The cutoff function called ``name``.
 
@@ -110,10 +117,6 @@ def cutoff_function(name: str, cutoff: float) -> nn.Module:
         >>> cutoff_function("cosine", 5.0)
         CosineCutoff(cutoff=5)
     """
-    if name == "cosine":
-        return CosineCutoff(cutoff)
-    if name == "hard":
-        return HardCutoff(cutoff)
-    if name == "none":
-        return NoCutoff()
-    raise ValueError(f"cutoff_fn must be 'cosine', 'hard' or 'none', got {name!r}.")
+    if name not in CUTOFFS:
+        raise ValueError(f"cutoff_fn must be 'cosine', 'hard' or 'none', got {name!r}.")
+    return NoCutoff() if name == "none" else CUTOFFS[name](cutoff)

@@ -6,10 +6,9 @@ from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.cfconv import CFConv
 from pyg_schnet.nn.dense import Dense
 from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.hooks import have_hooks
 from pyg_schnet.nn.tabulated import EdgeFilters
 from pyg_schnet.ops import Graph, update
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class InteractionBlock(nn.Module):
@@ -114,5 +113,5 @@ class InteractionBlock(nn.Module):
             and type(conv.lin2) is Dense
             and type(self.lin) is Dense
             and type(act) is ShiftedSoftplus
-            and not any(getattr(layer, name) for layer in layers for name in _HOOKS)
+            and not have_hooks(layers)
         )
