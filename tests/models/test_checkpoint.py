@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from pyg_schnet import Potential, SchNet, load, save
 from pyg_schnet.models import read_header
+from pyg_schnet.ops import Grid
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,10 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path):
 def test_trained_state_of_another_architecture_is_refused_by_load_state_dict():
     with pytest.raises(RuntimeError, match="size mismatch"):
         SchNet(16, 16, 1, 10).load_state_dict(SchNet(16, 8, 1, 10).state_dict())
+
+
+def test_a_loaded_model_keeps_the_grid_of_its_filters(tmp_path):
+    model = SchNet(16, 16, 1, 10, 5.0)
+    model._table.grids[torch.float32] = Grid.covering(5.0, 0.03)
+    save(model, tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors")._table.grids == model._table.grids

@@ -77,3 +77,12 @@ def test_can_be_differentiated_twice():
     ]
     assert torch.autograd.gradcheck(update, given)
     assert torch.autograd.gradgradcheck(update, given)
+
+
+def test_gradients_with_a_graph_are_those_without():
+    given = arguments(5, torch.float64)
+    without = torch.autograd.grad(update(*given).square().sum(), given)
+    for a, b in zip(
+        torch.autograd.grad(update(*given).square().sum(), given, create_graph=True), without
+    ):
+        assert_close(a, b)
