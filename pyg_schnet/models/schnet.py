@@ -418,7 +418,7 @@ class SchNet(nn.Module):
         given, batch = batch, checked_batch(z, pos, batch, self.embedding.weight.dtype)
         if num_graphs is None:
             num_graphs = count_graphs(z, given)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling():
             from pyg_schnet.models.sweeps import applies, learned_energies
 
             if applies(self, pos, cell, num_graphs):

@@ -42,7 +42,8 @@ from pyg_schnet.ops.library import _is_transformed
 
 _BY_AUTOGRAD: ContextVar[bool] = ContextVar("by_autograd", default=False)
 _LARGE = 500  # atoms, from which autograd keeps several threads busy
-_THREADS_PER_GRAPH = 3  # from which it is the faster
+_THREADS_PER_GRAPH = 3  # beyond which it is the faster; without gradients, beyond one
+_RECORD = 1 << 28  # bytes that all layers may take where no gradient will ask for them
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -72,9 +73,10 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
 
     They can for a :class:`~pyg_schnet.SchNet` of the package's own modules, without hooks, on the
     CPU kernels, whose filters may be read off a table (``filters`` is "tabulated", or "auto" in
-    float32), if gradients of parameters but none of ``pos`` or ``cell`` are asked for. One large
-    structure is left to autograd where there are many threads, since the sweeps share out whole
-    molecules.
+    float32), if gradients of parameters but none of ``pos`` or ``cell`` are asked for, or, under
+    ``torch.no_grad()``, none at all. One large structure is left to autograd where there are many
+    threads, since the sweeps share out whole molecules; and without gradients what is so large
+    that keeping all layers would waste memory.
 
     Args:
         model: Any.
@@ -95,11 +97,14 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
         or not pos.is_cpu
     ):
         return False
-    dtype = model.embedding.weight.dtype
+    dtype, recorded = model.embedding.weight.dtype, torch.is_grad_enabled()
     if (
-        pos.requires_grad
-        or (cell is not None and cell.requires_grad)
-        or (pos.size(0) > _LARGE and torch.get_num_threads() > _THREADS_PER_GRAPH * num_graphs)
+        (recorded and (pos.requires_grad or (cell is not None and cell.requires_grad)))
+        or (not recorded and _bytes_of_record(model, pos) > _RECORD)
+        or (
+            pos.size(0) > _LARGE
+            and torch.get_num_threads() > (_THREADS_PER_GRAPH if recorded else 1) * num_graphs
+        )
         or pos.dtype != dtype
         or not (
             model.filters == "tabulated" or (model.filters == "auto" and dtype == torch.float32)
@@ -116,9 +121,14 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
     if not _is_plain(model):
         return False
     parameters = _parameters(model)
-    return all(p.dtype == dtype and p.is_cpu for p in parameters) and any(
-        p.requires_grad for p in parameters
+    return all(p.dtype == dtype and p.is_cpu for p in parameters) and (
+        not recorded or any(p.requires_grad for p in parameters)
     )
+
+
+def _bytes_of_record(model: SchNet, pos: Tensor) -> int:
+    per_layer = 3 * model.hidden_channels + 2 * model.num_filters
+    return pos.size(0) * model.num_interactions * per_layer * pos.element_size()
 
 
 _WALKED: WeakKeyDictionary[nn.Module, tuple[list[int], list[nn.Module], bool]] = WeakKeyDictionary()
@@ -386,7 +396,9 @@ class _Options:
         self.model, self.table, self.given = model, table, given
         self.forces, cell = forces, given["cell"]
         head = cast(Atomwise, model.readout)
-        self.grid, self.ends_in_ssp = table.grid(pos.dtype), table._ends_in_ssp
+        # Constant networks have a grid of their own, as fine as they need it.
+        self.grid = table.constant_grid(pos.dtype) if table.is_constant() else table.grid(pos.dtype)
+        self.ends_in_ssp = table._ends_in_ssp
         self.expanded = _expanded(table, self.grid, pos.dtype)
         self.graph, self.shift = graph, shift
         self.z, self.pos, self.batch, self.num_graphs = z, pos.detach(), batch, num_graphs

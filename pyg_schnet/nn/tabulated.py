@@ -174,6 +174,13 @@ class FilterTable:
             with torch.no_grad():
                 values = self._values(grid.samples(self._device), dtype)
                 return grid, table_coefficients(values, backend)
+        return self._constant(dtype)
+
+    def constant_grid(self, dtype: torch.dtype) -> Grid:
+        """The grid of the networks as they are, on the CPU; refined anew when they have changed."""
+        return self._constant(dtype)[0]
+
+    def _constant(self, dtype: torch.dtype) -> tuple[Grid, Tensor]:
         # Weights also change behind autograd's back (p.data.copy_), so their bytes are compared.
         key = (dtype, fingerprint([*self._parameters, self.basis.offset, self.basis.gamma]))
         if self._kept is None or self._kept[0] != key:

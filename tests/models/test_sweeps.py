@@ -264,6 +264,41 @@ def test_energies_alone_can_be_differentiated_twice():
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_energies_without_gradients_are_those_of_the_layers(mode, crystal):
+    net, data = model(), molecules()
+    with mode():
+        for each in (data, Batch.from_data_list([crystal])):
+            given = {name: each.get(name) for name in NAMES}
+            assert applies(net, each.pos, each.get("cell"), each.num_graphs)
+            found = net(each.z, each.pos, **given, num_graphs=each.num_graphs)
+            with sweeps.by_autograd():
+                want = net(each.z, each.pos, **given, num_graphs=each.num_graphs)
+            torch.testing.assert_close(found, want, rtol=1e-11, atol=1e-11)
+            assert not found.requires_grad
+
+
+def test_without_gradients_the_grid_follows_the_filters():
+    net, data = model(torch.float32, filters="auto"), molecules(torch.float32)
+    net(data.z, data.pos, data.batch)
+    with torch.no_grad():
+        for block in net.interactions:
+            block.conv.nn[0].weight *= 6.0
+        found = net(data.z, data.pos, data.batch)
+        exact = copy.deepcopy(net)
+        exact.filters = "exact"
+        want = exact.double()(data.z, data.pos.double(), data.batch)
+    torch.testing.assert_close(found.double(), want, rtol=2e-6, atol=2e-6)
+
+
+def test_without_gradients_large_structures_are_left_to_the_layers(monkeypatch):
+    net, data = model(), molecules()
+    monkeypatch.setattr(sweeps, "_RECORD", 1000)
+    assert applies(net, data.pos, num_graphs=data.num_graphs)
+    with torch.no_grad():
+        assert not applies(net, data.pos, num_graphs=data.num_graphs)
+
+
 def test_weights_changed_before_the_backward_pass_are_noticed():
     net, data = model(), molecules()
     loss = loss_of(by_tangents(net, data))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyg_schnet.ops.backends.cpu import sweeps
-from pyg_schnet.ops.backends.cpu.sweeps import EDGE, ELEMENTS, LINE, NUM_ARGUMENTS
+from pyg_schnet.ops.backends.cpu.sweeps import EDGE, ELEMENTS, LINE, NUM_ARGUMENTS, SPEED, TILE
 from pyg_schnet.ops.backends.cpu.threads import num_threads
 from pyg_schnet.ops.spline import DEGREE, PREFILTER, REACH, ROWS, basis_polynomials
 
@@ -65,13 +65,15 @@ class _Plan:
         if shapes != expected or tables not in (1, self.layers):
             raise ValueError(f"The weights do not make a SchNet: shapes {shapes}.")
         self.gaussians, self.gaussian_room = g, self._up(g)
-        self.hidden, self.filters, self.readout = self._up(h), self._up(f), self._up(r)
+        self.hidden, self.readout = self._up(h), self._up(r)
+        self.filters = self._up(f, TILE)
         self.is_padded = (self.hidden, self.filters, self.readout) != (h, f, r)
         self._lay_out_copies()
         self._lay_out_gradients(shapes)
 
-    def _up(self, size: int) -> int:
-        return -(-size // self.step) * self.step
+    def _up(self, size: int, vectors: int = 1) -> int:
+        whole = vectors * self.step
+        return -(-size // whole) * whole
 
     def _lay_out_copies(self) -> None:
         hidden, filters, readout = self.hidden, self.filters, self.readout
@@ -259,6 +261,8 @@ def dual_values(
             sweeps.GY: by_filter,
             sweeps.GH: by_filter,
             sweeps.GP: atoms * plan.readout,
+            sweeps.BARS: num_edges * plan.step,
+            sweeps.SPEEDS: num_edges * SPEED,
         }
     integers = (sweeps.SOURCE, sweeps.TARGET, sweeps.KNOT, sweeps.BLOCKS)
     numbers = sum(sizes.values()) + (3 * num_edges + atoms + 2) * (8 // size)

@@ -28,9 +28,12 @@ from pyg_schnet.ops.backends.cpu.simd import (
 from pyg_schnet.ops.backends.cpu.threads import Kernel
 from pyg_schnet.ops.spline import REACH
 
+SLOPES = 8  # where those of the slopes begin in a line
 LINE = 16  # numbers of an edge: six weights, two unused, six slopes, two unused
-EDGE = 8  # numbers of an edge: direction, length, its adjoint, its tangent, two unused
+EDGE = 8  # numbers of an edge: direction, length, its adjoint, three unused
+SPEED = 8  # numbers of an edge: how fast its six weights change, two unused
 _DEPTH = 128  # atoms that a gradient of weights is summed over while they are in the cache
+TILE = 2  # vectors of features that are convolved at a time, so that their table stays in the cache
 ELEMENTS = 100  # rows of the embedding
 
 # Places in the list of sizes and addresses that the kernels are given.
@@ -69,6 +72,8 @@ ELEMENTS = 100  # rows of the embedding
     KNOT,
     LINES,
     GEOMETRY,
+    BARS,
+    SPEEDS,
     X,
     H,
     Y,
@@ -104,7 +109,7 @@ ELEMENTS = 100  # rows of the embedding
     FILTER_VALUES,
     FILTER_GRADIENTS,
     NUM_ARGUMENTS,
-) = range(69)
+) = range(71)
 
 
 @njit
@@ -187,90 +192,103 @@ def _bend(bar, slope, tangent, adjoint, count, step, like):  # type: ignore[no-u
 
 
 @njit
-def _convolve(h, out, table, lines, knot, source, target, first, last, size, both, step):  # type: ignore[no-untyped-def]
+def _two(pointer, first, step):  # type: ignore[no-untyped-def]
+    return load(pointer, first), load(pointer, first + step)
+
+
+@njit
+def _put(pointer, first, one, other, step):  # type: ignore[no-untyped-def]
+    store(pointer, first, one)
+    store(pointer, first + step, other)
+
+
+@njit
+def _blend(b, t, step):  # type: ignore[no-untyped-def]
+    """Six rows of a table, each times its weight."""
+    b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
+    b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
+    low = fma(b2, load(t, 4 * step), fma(b1, load(t, 2 * step), mul(b0, load(t, 0))))
+    high = fma(b5, load(t, 10 * step), fma(b4, load(t, 8 * step), mul(b3, load(t, 6 * step))))
+    t = shifted(t, step)
+    more = fma(b2, load(t, 4 * step), fma(b1, load(t, 2 * step), mul(b0, load(t, 0))))
+    rest = fma(b5, load(t, 10 * step), fma(b4, load(t, 8 * step), mul(b3, load(t, 6 * step))))
+    return add(low, high), add(more, rest)
+
+
+@njit
+def _convolve(h, out, table, lines, knot, source, ptr, first, last, size, knots, both, step):  # type: ignore[no-untyped-def]
     """y_i += w h_j."""
-    for e in range(first, last):
-        j, i = source[e] * size, target[e] * size
-        hi, hj, yi, yj = shifted(h, i), shifted(h, j), shifted(out, i), shifted(out, j)
-        t0 = shifted(table, knot[e] * size)
-        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
-        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
-        b = shifted(lines, e * LINE)
-        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
-        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
-        for f in range(0, size, step):
-            low = fma(b2, load(t2, f), fma(b1, load(t1, f), mul(b0, load(t0, f))))
-            high = fma(b5, load(t5, f), fma(b4, load(t4, f), mul(b3, load(t3, f))))
-            w = add(low, high)
-            store(yi, f, fma(w, load(hj, f), load(yi, f)))
-            if both:
-                store(yj, f, fma(w, load(hi, f), load(yj, f)))
+    wide = TILE * step
+    for f in range(0, size, wide):
+        tile, x, y = shifted(table, f * knots), shifted(h, f), shifted(out, f)
+        for i in range(first, last):
+            hi, hi_ = _two(x, i * size, step)
+            yi, yi_ = _two(y, i * size, step)
+            for e in range(ptr[i], ptr[i + 1]):
+                j = source[e] * size
+                w, w_ = _blend(shifted(lines, e * LINE), shifted(tile, knot[e] * wide), step)
+                hj, hj_ = _two(x, j, step)
+                yi, yi_ = fma(w, hj, yi), fma(w_, hj_, yi_)
+                if both:
+                    yj, yj_ = _two(y, j, step)
+                    _put(y, j, fma(w, hi, yj), fma(w_, hi_, yj_), step)
+            _put(y, i * size, yi, yi_, step)
 
 
 @njit
 def _convolve_back(  # type: ignore[no-untyped-def]
-    h, gy, gh, table, lines, geometry, knot, source, target, first, last, size, both, step, like
+    h, gy, gh, table, lines, bars, knot, source, ptr, first, last, size, knots, both, step
 ):
-    """gh_j += w gy_i, and the adjoint of the length += sum of w' h_j gy_i."""
-    for e in range(first, last):
-        j, i = source[e] * size, target[e] * size
-        hi, hj, yi, yj = shifted(h, i), shifted(h, j), shifted(gy, i), shifted(gy, j)
-        gi, gj = shifted(gh, i), shifted(gh, j)
-        t0 = shifted(table, knot[e] * size)
-        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
-        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
-        b = shifted(lines, e * LINE)
-        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
-        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
-        s0, s1, s2 = splat(b[8]), splat(b[9]), splat(b[10])
-        s3, s4, s5 = splat(b[11]), splat(b[12]), splat(b[13])
-        bar = splat(like)
-        for f in range(0, size, step):
-            row0, row1, row2 = load(t0, f), load(t1, f), load(t2, f)
-            row3, row4, row5 = load(t3, f), load(t4, f), load(t5, f)
-            low = fma(b2, row2, fma(b1, row1, mul(b0, row0)))
-            w = add(low, fma(b5, row5, fma(b4, row4, mul(b3, row3))))
-            low = fma(s2, row2, fma(s1, row1, mul(s0, row0)))
-            slope = add(low, fma(s5, row5, fma(s4, row4, mul(s3, row3))))
-            value_i = load(yi, f)
-            product = mul(load(hj, f), value_i)
-            store(gj, f, fma(w, value_i, load(gj, f)))
+    """gh_j += w gy_i, and the adjoint of the length, not yet summed up: sum of w' h_j gy_i."""
+    wide = TILE * step
+    for f in range(0, size, wide):
+        tile, x, y, g = shifted(table, f * knots), shifted(h, f), shifted(gy, f), shifted(gh, f)
+        for i in range(first, last):
+            hi, hi_ = _two(x, i * size, step)
+            yi, yi_ = _two(y, i * size, step)
+            gi, gi_ = _two(g, i * size, step)
+            for e in range(ptr[i], ptr[i + 1]):
+                j, t, b = source[e] * size, shifted(tile, knot[e] * wide), shifted(lines, e * LINE)
+                w, w_ = _blend(b, t, step)
+                slope, slope_ = _blend(shifted(b, SLOPES), t, step)
+                hj, hj_ = _two(x, j, step)
+                gj, gj_ = _two(g, j, step)
+                product, product_ = mul(hj, yi), mul(hj_, yi_)
+                _put(g, j, fma(w, yi, gj), fma(w_, yi_, gj_), step)
+                if both:
+                    yj, yj_ = _two(y, j, step)
+                    product, product_ = fma(hi, yj, product), fma(hi_, yj_, product_)
+                    gi, gi_ = fma(w, yj, gi), fma(w_, yj_, gi_)
+                bar = fma(slope_, product_, load(bars, e * step))
+                store(bars, e * step, fma(slope, product, bar))
             if both:
-                value_j = load(yj, f)
-                product = fma(load(hi, f), value_j, product)
-                store(gi, f, fma(w, value_j, load(gi, f)))
-            bar = fma(slope, product, bar)
-        geometry[e * EDGE + 4] += total(bar)
+                _put(g, i * size, gi, gi_, step)
 
 
 @njit
 def _convolve_tangent(  # type: ignore[no-untyped-def]
-    h, hd, out, table, lines, geometry, knot, source, target, first, last, size, both, step
+    h, hd, out, table, lines, speeds, knot, source, ptr, first, last, size, knots, both, step
 ):
     """The tangent of y_i: y'_i += w' d' h_j + w h'_j."""
-    for e in range(first, last):
-        j, i = source[e] * size, target[e] * size
-        hi, hj, di, dj = shifted(h, i), shifted(h, j), shifted(hd, i), shifted(hd, j)
-        yi, yj = shifted(out, i), shifted(out, j)
-        t0 = shifted(table, knot[e] * size)
-        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
-        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
-        b = shifted(lines, e * LINE)
-        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
-        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
-        speed = geometry[e * EDGE + 5]
-        s0, s1, s2 = splat(speed * b[8]), splat(speed * b[9]), splat(speed * b[10])
-        s3, s4, s5 = splat(speed * b[11]), splat(speed * b[12]), splat(speed * b[13])
-        for f in range(0, size, step):
-            row0, row1, row2 = load(t0, f), load(t1, f), load(t2, f)
-            row3, row4, row5 = load(t3, f), load(t4, f), load(t5, f)
-            low = fma(b2, row2, fma(b1, row1, mul(b0, row0)))
-            w = add(low, fma(b5, row5, fma(b4, row4, mul(b3, row3))))
-            low = fma(s2, row2, fma(s1, row1, mul(s0, row0)))
-            wd = add(low, fma(s5, row5, fma(s4, row4, mul(s3, row3))))
-            store(yi, f, fma(w, load(dj, f), fma(wd, load(hj, f), load(yi, f))))
-            if both:
-                store(yj, f, fma(w, load(di, f), fma(wd, load(hi, f), load(yj, f))))
+    wide = TILE * step
+    for f in range(0, size, wide):
+        tile, x, d, y = shifted(table, f * knots), shifted(h, f), shifted(hd, f), shifted(out, f)
+        for i in range(first, last):
+            hi, hi_ = _two(x, i * size, step)
+            di, di_ = _two(d, i * size, step)
+            yi, yi_ = _two(y, i * size, step)
+            for e in range(ptr[i], ptr[i + 1]):
+                j, t = source[e] * size, shifted(tile, knot[e] * wide)
+                w, w_ = _blend(shifted(lines, e * LINE), t, step)
+                v, v_ = _blend(shifted(speeds, e * SPEED), t, step)
+                hj, hj_ = _two(x, j, step)
+                dj, dj_ = _two(d, j, step)
+                yi, yi_ = fma(w, dj, fma(v, hj, yi)), fma(w_, dj_, fma(v_, hj_, yi_))
+                if both:
+                    yj, yj_ = _two(y, j, step)
+                    yj, yj_ = fma(w, di, fma(v, hi, yj)), fma(w_, di_, fma(v_, hi_, yj_))
+                    _put(y, j, yj, yj_, step)
+            _put(y, i * size, yi, yi_, step)
 
 
 @njit
@@ -283,90 +301,90 @@ def _convolve_tangent_back(  # type: ignore[no-untyped-def]
     made,
     table,
     lines,
-    geometry,
+    speeds,
     knot,
     source,
-    target,
+    ptr,
     first,
     last,
     size,
+    knots,
     both,
     step,
 ):
     """hb_j += w yb_i + w' d' gy_i, and the gradient of the table."""
-    for e in range(first, last):
-        j, i = source[e] * size, target[e] * size
-        hi, hj, di, dj = shifted(h, i), shifted(h, j), shifted(hd, i), shifted(hd, j)
-        gi, gj, yi, yj = shifted(gy, i), shifted(gy, j), shifted(yb, i), shifted(yb, j)
-        bi, bj = shifted(hb, i), shifted(hb, j)
-        t0, m0 = shifted(table, knot[e] * size), shifted(made, knot[e] * size)
-        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
-        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
-        m1, m2 = shifted(m0, size), shifted(m0, 2 * size)
-        m3, m4, m5 = shifted(m0, 3 * size), shifted(m0, 4 * size), shifted(m0, 5 * size)
-        b = shifted(lines, e * LINE)
-        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
-        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
-        speed = geometry[e * EDGE + 5]
-        s0, s1, s2 = splat(speed * b[8]), splat(speed * b[9]), splat(speed * b[10])
-        s3, s4, s5 = splat(speed * b[11]), splat(speed * b[12]), splat(speed * b[13])
-        for f in range(0, size, step):
-            row0, row1, row2 = load(t0, f), load(t1, f), load(t2, f)
-            row3, row4, row5 = load(t3, f), load(t4, f), load(t5, f)
-            low = fma(b2, row2, fma(b1, row1, mul(b0, row0)))
-            w = add(low, fma(b5, row5, fma(b4, row4, mul(b3, row3))))
-            low = fma(s2, row2, fma(s1, row1, mul(s0, row0)))
-            wd = add(low, fma(s5, row5, fma(s4, row4, mul(s3, row3))))
-            value, bar, adjoint = load(hj, f), load(yi, f), load(gi, f)
-            by_value = fma(load(dj, f), adjoint, mul(value, bar))
-            by_slope = mul(value, adjoint)
-            store(bj, f, fma(wd, adjoint, fma(w, bar, load(bj, f))))
+    wide = TILE * step
+    for f in range(0, size, wide):
+        tile, made_tile = shifted(table, f * knots), shifted(made, f * knots)
+        x, d, g = shifted(h, f), shifted(hd, f), shifted(gy, f)
+        y, b = shifted(yb, f), shifted(hb, f)
+        for i in range(first, last):
+            hi, hi_ = _two(x, i * size, step)
+            di, di_ = _two(d, i * size, step)
+            gi, gi_ = _two(g, i * size, step)
+            yi, yi_ = _two(y, i * size, step)
+            bi, bi_ = _two(b, i * size, step)
+            for e in range(ptr[i], ptr[i + 1]):
+                j, place = source[e] * size, knot[e] * wide
+                t, m = shifted(tile, place), shifted(made_tile, place)
+                weights, speed = shifted(lines, e * LINE), shifted(speeds, e * SPEED)
+                w, w_ = _blend(weights, t, step)
+                v, v_ = _blend(speed, t, step)
+                hj, hj_ = _two(x, j, step)
+                dj, dj_ = _two(d, j, step)
+                bj, bj_ = _two(b, j, step)
+                by_value, by_value_ = fma(dj, gi, mul(hj, yi)), fma(dj_, gi_, mul(hj_, yi_))
+                by_speed, by_speed_ = mul(hj, gi), mul(hj_, gi_)
+                bj, bj_ = fma(v, gi, fma(w, yi, bj)), fma(v_, gi_, fma(w_, yi_, bj_))
+                _put(b, j, bj, bj_, step)
+                if both:
+                    gj, gj_ = _two(g, j, step)
+                    yj, yj_ = _two(y, j, step)
+                    by_value = fma(di, gj, fma(hi, yj, by_value))
+                    by_value_ = fma(di_, gj_, fma(hi_, yj_, by_value_))
+                    by_speed, by_speed_ = fma(hi, gj, by_speed), fma(hi_, gj_, by_speed_)
+                    bi, bi_ = fma(v, gj, fma(w, yj, bi)), fma(v_, gj_, fma(w_, yj_, bi_))
+                for r in range(6):
+                    weight, change, at = splat(weights[r]), splat(speed[r]), TILE * r * step
+                    m0, m1 = _two(m, at, step)
+                    m0 = fma(change, by_speed, fma(weight, by_value, m0))
+                    m1 = fma(change, by_speed_, fma(weight, by_value_, m1))
+                    _put(m, at, m0, m1, step)
             if both:
-                value, bar, adjoint = load(hi, f), load(yj, f), load(gj, f)
-                by_value = fma(load(di, f), adjoint, fma(value, bar, by_value))
-                by_slope = fma(value, adjoint, by_slope)
-                store(bi, f, fma(wd, adjoint, fma(w, bar, load(bi, f))))
-            store(m0, f, fma(s0, by_slope, fma(b0, by_value, load(m0, f))))
-            store(m1, f, fma(s1, by_slope, fma(b1, by_value, load(m1, f))))
-            store(m2, f, fma(s2, by_slope, fma(b2, by_value, load(m2, f))))
-            store(m3, f, fma(s3, by_slope, fma(b3, by_value, load(m3, f))))
-            store(m4, f, fma(s4, by_slope, fma(b4, by_value, load(m4, f))))
-            store(m5, f, fma(s5, by_slope, fma(b5, by_value, load(m5, f))))
+                _put(b, i * size, bi, bi_, step)
 
 
 @njit
 def _convolve_gradients(  # type: ignore[no-untyped-def]
-    h, yb, hb, made, table, lines, knot, source, target, first, last, size, both, step
+    h, yb, hb, made, table, lines, knot, source, ptr, first, last, size, knots, both, step
 ):
     """hb_j += w yb_i, and the gradient of the table."""
-    for e in range(first, last):
-        j, i = source[e] * size, target[e] * size
-        hi, hj, yi, yj = shifted(h, i), shifted(h, j), shifted(yb, i), shifted(yb, j)
-        bi, bj = shifted(hb, i), shifted(hb, j)
-        t0, m0 = shifted(table, knot[e] * size), shifted(made, knot[e] * size)
-        t1, t2 = shifted(t0, size), shifted(t0, 2 * size)
-        t3, t4, t5 = shifted(t0, 3 * size), shifted(t0, 4 * size), shifted(t0, 5 * size)
-        m1, m2 = shifted(m0, size), shifted(m0, 2 * size)
-        m3, m4, m5 = shifted(m0, 3 * size), shifted(m0, 4 * size), shifted(m0, 5 * size)
-        b = shifted(lines, e * LINE)
-        b0, b1, b2 = splat(b[0]), splat(b[1]), splat(b[2])
-        b3, b4, b5 = splat(b[3]), splat(b[4]), splat(b[5])
-        for f in range(0, size, step):
-            low = fma(b2, load(t2, f), fma(b1, load(t1, f), mul(b0, load(t0, f))))
-            w = add(low, fma(b5, load(t5, f), fma(b4, load(t4, f), mul(b3, load(t3, f)))))
-            bar = load(yi, f)
-            product = mul(load(hj, f), bar)
-            store(bj, f, fma(w, bar, load(bj, f)))
+    wide = TILE * step
+    for f in range(0, size, wide):
+        tile, made_tile = shifted(table, f * knots), shifted(made, f * knots)
+        x, y, b = shifted(h, f), shifted(yb, f), shifted(hb, f)
+        for i in range(first, last):
+            hi, hi_ = _two(x, i * size, step)
+            yi, yi_ = _two(y, i * size, step)
+            bi, bi_ = _two(b, i * size, step)
+            for e in range(ptr[i], ptr[i + 1]):
+                j, place, weights = source[e] * size, knot[e] * wide, shifted(lines, e * LINE)
+                m = shifted(made_tile, place)
+                w, w_ = _blend(weights, shifted(tile, place), step)
+                hj, hj_ = _two(x, j, step)
+                bj, bj_ = _two(b, j, step)
+                product, product_ = mul(hj, yi), mul(hj_, yi_)
+                _put(b, j, fma(w, yi, bj), fma(w_, yi_, bj_), step)
+                if both:
+                    yj, yj_ = _two(y, j, step)
+                    product, product_ = fma(hi, yj, product), fma(hi_, yj_, product_)
+                    bi, bi_ = fma(w, yj, bi), fma(w_, yj_, bi_)
+                for r in range(6):
+                    weight, at = splat(weights[r]), TILE * r * step
+                    m0, m1 = _two(m, at, step)
+                    _put(m, at, fma(weight, product, m0), fma(weight, product_, m1), step)
             if both:
-                bar = load(yj, f)
-                product = fma(load(hi, f), bar, product)
-                store(bi, f, fma(w, bar, load(bi, f)))
-            store(m0, f, fma(b0, product, load(m0, f)))
-            store(m1, f, fma(b1, product, load(m1, f)))
-            store(m2, f, fma(b2, product, load(m2, f)))
-            store(m3, f, fma(b3, product, load(m3, f)))
-            store(m4, f, fma(b4, product, load(m4, f)))
-            store(m5, f, fma(b5, product, load(m5, f)))
+                _put(b, i * size, bi, bi_, step)
 
 
 @njit
@@ -412,6 +430,13 @@ def _prepare_pass(args, like):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _place(knot, feature, knots, step):  # type: ignore[no-untyped-def]
+    """Where a vector of a table begins: tile after tile, each with all knots."""
+    wide = TILE * step
+    return feature // wide * wide * knots + knot * wide + feature % wide
+
+
+@njit
 def _tables_pass(args, like, step):  # type: ignore[no-untyped-def]
     """Filter networks at the knots, and the coefficients of the splines through them."""
     g = at_address(args[2], np.int64(0))
@@ -444,7 +469,11 @@ def _tables_pass(args, like, step):  # type: ignore[no-untyped-def]
                 value = splat(like)
                 for r in range(2 * REACH + 1):
                     value = fma(splat(taps[r]), load(values, (k + r) * filters + f), value)
-                store(table, k * filters + f, value)
+                store(
+                    table,
+                    _place(k, f, knots, step),
+                    value,
+                )
 
 
 @njit
@@ -479,7 +508,8 @@ def _tables_back_pass(args, like, step):  # type: ignore[no-untyped-def]
             for f in range(0, filters, step):
                 value = splat(like)
                 for r in range(low, high + 1):
-                    value = fma(splat(taps[r]), load(table, (k - r) * filters + f), value)
+                    place = _place(k - r, f, knots, step)
+                    value = fma(splat(taps[r]), load(table, place), value)
                 store(bar, k * filters + f, value)
         if g[ENDS_IN_SSP] != 0:
             _multiply(bar, shifted(values, size), bar, size, step)
@@ -512,13 +542,7 @@ def _geometry(g, first, last, constants, like, step):  # type: ignore[no-untyped
         d = np.sqrt(r0 * r0 + r1 * r1 + r2 * r2)
         # Two atoms on one point have no direction, and push each other nowhere.
         by_length = one / d if d != like else like
-        own[0], own[1], own[2], own[3], own[4] = (
-            r0 * by_length,
-            r1 * by_length,
-            r2 * by_length,
-            d,
-            like,
-        )
+        own[0], own[1], own[2], own[3] = r0 * by_length, r1 * by_length, r2 * by_length, d
         c, slope = one, like
         if kind == 1:
             c = like
@@ -548,7 +572,7 @@ def _geometry(g, first, last, constants, like, step):  # type: ignore[no-untyped
 
 
 @njit
-def _values(g, first, last, begin, end, like, step):  # type: ignore[no-untyped-def]
+def _values(g, first, last, like, step):  # type: ignore[no-untyped-def]
     """First sweep: features, activations and energies of the atoms of a block."""
     integer = np.int64(0)
     atoms, layers, hidden = g[ATOMS], g[LAYERS], g[HIDDEN]
@@ -559,7 +583,7 @@ def _values(g, first, last, begin, end, like, step):  # type: ignore[no-untyped-
     x, h = at_address(g[X], like), at_address(g[H], like)
     y, a = at_address(g[Y], like), at_address(g[A], like)
     slope, lines = at_address(g[SLOPE], like), at_address(g[LINES], like)
-    source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    source, ptr = at_address(g[SOURCE], integer), at_address(g[IN_PTR], integer)
     knot, z = at_address(g[KNOT], integer), at_address(g[Z], integer)
     size = 4 * hf + 2 * hh + 2 * hidden
     head = shifted(packed, layers * size)
@@ -582,7 +606,19 @@ def _values(g, first, last, begin, end, like, step):  # type: ignore[no-untyped-
             table = shifted(table, layer * g[KNOTS] * filters)
         whole_h, whole_y = shifted(h, layer * atoms * filters), shifted(y, layer * atoms * filters)
         _convolve(
-            whole_h, whole_y, table, lines, knot, source, target, begin, end, filters, both, step
+            whole_h,
+            whole_y,
+            table,
+            lines,
+            knot,
+            source,
+            ptr,
+            first,
+            last,
+            filters,
+            g[KNOTS],
+            both,
+            step,
         )
         if g[INVERSE_COUNT] != 0:
             inverse = shifted(at_address(g[INVERSE_COUNT], like), first)
@@ -627,6 +663,7 @@ def _adjoints(g, first, last, begin, end, like, step):  # type: ignore[no-untype
     gy, gh = at_address(g[GY], like), at_address(g[GH], like)
     lines, geometry = at_address(g[LINES], like), at_address(g[GEOMETRY], like)
     source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    ptr, bars = at_address(g[IN_PTR], integer), at_address(g[BARS], like)
     knot = at_address(g[KNOT], integer)
     size = 4 * hf + 2 * hh + 2 * hidden
     head = shifted(packed, layers * size)
@@ -642,6 +679,7 @@ def _adjoints(g, first, last, begin, end, like, step):  # type: ignore[no-untype
     above = shifted(gx, (layers * atoms + first) * hidden)
     _fill(above, n * hidden, step, like)
     _product(gp, shifted(head, hidden * readout), above, n, readout, hidden)
+    _fill(shifted(bars, begin * step), (end - begin) * step, step, like)
     for layer in range(layers - 1, -1, -1):
         own = shifted(packed, layer * size)
         by_hidden = (layer * atoms + first) * hidden
@@ -667,16 +705,16 @@ def _adjoints(g, first, last, begin, end, like, step):  # type: ignore[no-untype
             shifted(gh, whole),
             table,
             lines,
-            geometry,
+            bars,
             knot,
             source,
-            target,
-            begin,
-            end,
+            ptr,
+            first,
+            last,
             filters,
+            g[KNOTS],
             both,
             step,
-            like,
         )
         if layer > 0:
             below = shifted(gx, by_hidden)
@@ -691,6 +729,7 @@ def _adjoints(g, first, last, begin, end, like, step):  # type: ignore[no-untype
             virial[c] = like
     for e in range(begin, end):
         j, i, edge = 3 * source[e], 3 * target[e], shifted(geometry, e * EDGE)
+        edge[4] = total(load(bars, e * step))
         for axis in range(3):
             push = edge[4] * edge[axis]
             forces[j + axis] -= push
@@ -712,6 +751,7 @@ def _tangents(g, scratch, first, last, begin, end, like, step):  # type: ignore[
     h, slope = at_address(g[H], like), at_address(g[SLOPE], like)
     lines, geometry = at_address(g[LINES], like), at_address(g[GEOMETRY], like)
     source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    ptr, speeds = at_address(g[IN_PTR], integer), at_address(g[SPEEDS], like)
     knot, molecule = at_address(g[KNOT], integer), at_address(g[MOLECULE], integer)
     direction, strain = at_address(g[DIRECTION], like), at_address(g[STRAIN], like)
     for e in range(begin, end):
@@ -724,7 +764,9 @@ def _tangents(g, scratch, first, last, begin, end, like, step):  # type: ignore[
                     deformation = strain[9 * molecule[i] + 3 * other + axis]
                     change += edge[3] * edge[other] * deformation
             speed += edge[axis] * change
-        edge[5] = speed
+        own, weights = shifted(speeds, e * SPEED), shifted(lines, e * LINE + SLOPES)
+        for m in range(6):
+            own[m] = speed * weights[m]
     size = 4 * hf + 2 * hh + 2 * hidden
     xd, hd = scratch, shifted(scratch, (layers + 1) * room * hidden)
     yd = shifted(hd, layers * room * filters)
@@ -753,13 +795,14 @@ def _tangents(g, scratch, first, last, begin, end, like, step):  # type: ignore[
             shifted(made_y, -first * filters),
             table,
             lines,
-            geometry,
+            speeds,
             knot,
             source,
-            target,
-            begin,
-            end,
+            ptr,
+            first,
+            last,
             filters,
+            g[KNOTS],
             both,
             step,
         )
@@ -780,7 +823,7 @@ def _tangents(g, scratch, first, last, begin, end, like, step):  # type: ignore[
 
 
 @njit
-def _gradients(g, scratch, made, first, last, begin, end, like, step):  # type: ignore[no-untyped-def]
+def _gradients(g, scratch, made, first, last, like, step):  # type: ignore[no-untyped-def]
     """Fourth sweep: adjoints of the loss, and from them the gradients of the weights."""
     integer = np.int64(0)
     atoms, layers, hidden = g[ATOMS], g[LAYERS], g[HIDDEN]
@@ -792,8 +835,8 @@ def _gradients(g, scratch, made, first, last, begin, end, like, step):  # type: 
     a, slope = at_address(g[A], like), at_address(g[SLOPE], like)
     gx, ga, gq = at_address(g[GX], like), at_address(g[GA], like), at_address(g[GQ], like)
     gy, gh = at_address(g[GY], like), at_address(g[GH], like)
-    lines, geometry = at_address(g[LINES], like), at_address(g[GEOMETRY], like)
-    source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    lines, speeds = at_address(g[LINES], like), at_address(g[SPEEDS], like)
+    source, ptr = at_address(g[SOURCE], integer), at_address(g[IN_PTR], integer)
     knot, z = at_address(g[KNOT], integer), at_address(g[Z], integer)
     size, made_size = 4 * hf + 2 * hh + 2 * hidden, 2 * hf + hh + 2 * hidden
     head, made_head = shifted(packed, layers * size), shifted(made, layers * made_size)
@@ -880,13 +923,14 @@ def _gradients(g, scratch, made, first, last, begin, end, like, step):  # type: 
             made_table,
             table,
             lines,
-            geometry,
+            speeds,
             knot,
             source,
-            target,
-            begin,
-            end,
+            ptr,
+            first,
+            last,
             filters,
+            g[KNOTS],
             both,
             step,
         )
@@ -901,7 +945,7 @@ def _gradients(g, scratch, made, first, last, begin, end, like, step):  # type: 
 
 
 @njit
-def _gradients_of_values(g, scratch, made, first, last, begin, end, like, step):  # type: ignore[no-untyped-def]
+def _gradients_of_values(g, scratch, made, first, last, like, step):  # type: ignore[no-untyped-def]
     """The fourth sweep where the loss depends on energies alone, so that nothing moves."""
     integer = np.int64(0)
     atoms, layers, hidden = g[ATOMS], g[LAYERS], g[HIDDEN]
@@ -912,7 +956,7 @@ def _gradients_of_values(g, scratch, made, first, last, begin, end, like, step):
     x, h, y = at_address(g[X], like), at_address(g[H], like), at_address(g[Y], like)
     a, slope = at_address(g[A], like), at_address(g[SLOPE], like)
     lines = at_address(g[LINES], like)
-    source, target = at_address(g[SOURCE], integer), at_address(g[TARGET], integer)
+    source, ptr = at_address(g[SOURCE], integer), at_address(g[IN_PTR], integer)
     knot, z = at_address(g[KNOT], integer), at_address(g[Z], integer)
     size, made_size = 4 * hf + 2 * hh + 2 * hidden, 2 * hf + hh + 2 * hidden
     head, made_head = shifted(packed, layers * size), shifted(made, layers * made_size)
@@ -970,10 +1014,11 @@ def _gradients_of_values(g, scratch, made, first, last, begin, end, like, step):
             lines,
             knot,
             source,
-            target,
-            begin,
-            end,
+            ptr,
+            first,
+            last,
             filters,
+            g[KNOTS],
             both,
             step,
         )
@@ -999,7 +1044,7 @@ def _first_call(args, like, step):  # type: ignore[no-untyped-def]
             first, last = blocks[block], blocks[block + 1]
             begin, end = ptr[first], ptr[last]
             _geometry(g, begin, end, constants, like, step)
-            _values(g, first, last, begin, end, like, step)
+            _values(g, first, last, like, step)
             if g[FORCES] != 0:
                 _adjoints(g, first, last, begin, end, like, step)
 
@@ -1021,9 +1066,9 @@ def _second_call(args, like, step):  # type: ignore[no-untyped-def]
             begin, end = ptr[first], ptr[last]
             if g[DIRECTION] != 0:
                 _tangents(g, scratch, first, last, begin, end, like, step)
-                _gradients(g, scratch, made, first, last, begin, end, like, step)
+                _gradients(g, scratch, made, first, last, like, step)
             else:
-                _gradients_of_values(g, scratch, made, first, last, begin, end, like, step)
+                _gradients_of_values(g, scratch, made, first, last, like, step)
 
 
 def _prepare_float32(args):  # type: ignore[no-untyped-def]
