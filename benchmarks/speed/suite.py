@@ -13,6 +13,7 @@ import torch
 from torch_geometric import __version__ as pyg_version
 
 from pyg_schnet.benchmarks.speed import kernels, loading, neighbors, work
+from pyg_schnet.benchmarks.speed.peers import HINT, SchNetPack
 from pyg_schnet.benchmarks.speed.rows import ROWS, Row
 from pyg_schnet.benchmarks.speed.timing import added_memory, compare
 from pyg_schnet.ops import choose_backend
@@ -25,6 +26,7 @@ def run(
     output: Path | None = None,
     seconds: float = 4.0,
     device: str = "cpu",
+    schnetpack_python: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure and print; write ``speed_DEVICE.json`` and ``.md`` into ``output`` if given.
 
@@ -33,6 +35,8 @@ def run(
         output: Folder.
         seconds: For each row.
         device: "cpu" or "cuda".
+        schnetpack_python: Python of an environment where SchNetPack 2 is installed; inference and
+            training are compared with it too. Where it fails, the rows say why.
 
     Raises:
         ValueError: If a group is unknown.
@@ -45,8 +49,16 @@ def run(
     print("  ".join(f"{key} {value}" for key, value in result["facts"].items()))
     rows = [row for row in ROWS if row.group in groups]
     if rows:
-        print(f"{'':66}{'PyG ms':>10}{'ours ms':>10}{'ratio':>8}{'quartiles':>14}{'bar':>6}")
-        result["rows"] = [measured(row, seconds, device) for row in rows]
+        print(
+            f"{'':66}{'PyG ms':>10}{'ours ms':>10}{'ratio':>8}{'quartiles':>14}{'bar':>6}"
+            f"{'SchNetPack':>12}"
+        )
+        peer = None if schnetpack_python is None else SchNetPack(schnetpack_python)
+        result["rows"] = [measured(row, seconds, device, peer) for row in rows]
+        if peer is None:
+            print(HINT)
+        elif peer.facts is not None:
+            result["facts"]["schnetpack"] = peer.facts
     sections = {"kernels": kernels.measure, "neighbors": neighbors.measure}
     for name, section in sections.items():
         if name in groups:
@@ -62,8 +74,10 @@ def run(
     return result
 
 
-def measured(row: Row, seconds: float, device: str) -> dict[str, Any]:
-    """One row: times, ratio, and the added memory if asked."""
+def measured(
+    row: Row, seconds: float, device: str, peer: SchNetPack | None = None
+) -> dict[str, Any]:
+    """One row: times, ratio, the added memory if asked, and the peer if there is one."""
     system = row.system().to(device)
     ours, theirs = row.task(system, *work.models(system, row.blocks, row.features, row.cutoff))
     found: dict[str, Any] = {
@@ -80,15 +94,32 @@ def measured(row: Row, seconds: float, device: str) -> dict[str, Any]:
     comparison = compare(ours, theirs, seconds)
     found |= comparison.as_dict()
     found["bar"] = row.bar if device == "cpu" else None
+    if peer is not None:
+        found["schnetpack"] = peer.measure(row, system, ours, seconds)
     name = f"{row.group}: {row.name} T={row.blocks} F={row.features}"
     c = comparison
     spread = f"{c.low:.1f}-{c.high:.1f}"
-    print(f"{name:66}{c.theirs:10.2f}{c.ours:10.3f}{c.ratio:8.1f}{spread:>14}{row.bar or 0:6.1f}")
+    print(
+        f"{name:66}{c.theirs:10.2f}{c.ours:10.3f}{c.ratio:8.1f}{spread:>14}{row.bar or 0:6.1f}"
+        f"{_against_schnetpack(found):>12}"
+    )
+    if problem := _problem(found):
+        print(f"  {problem}")
     if found.get("memory_ours_mib") is not None:
         a, b = found["memory_theirs_mib"], found["memory_ours_mib"]
         print(f"{'  added memory, MiB':66}{a:10.0f}{b:10.0f}{a / max(b, 1e-9):8.1f}")
     sys.stdout.flush()
     return found
+
+
+def _against_schnetpack(found: dict[str, Any]) -> str:
+    ratio = found.get("schnetpack", {}).get("ratio")
+    return "-" if ratio is None else f"{ratio:.1f}"
+
+
+def _problem(found: dict[str, Any]) -> str | None:
+    peer = found.get("schnetpack", {})
+    return peer.get("failure") or peer.get("disagreement")
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -109,14 +140,22 @@ def _write(result: dict[str, Any], folder: Path, device: str) -> None:
     lines = [f"# Speed against PyG's SchNet on {result['facts']['device']}", ""]
     lines += [f"- {key}: {value}" for key, value in result["facts"].items()]
     if "rows" in result:
-        lines += ["", "| work | PyG ms | ours ms | ratio | quartiles | asked for |", "|---|" * 6]
-        lines[-1] = "|" + "---|" * 6
+        columns = ("work", "PyG ms", "ours ms", "ratio", "quartiles", "asked for", "SchNetPack")
+        lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         for row in result["rows"]:
             lines.append(
                 f"| {row['group']}: {row['name']}, T={row['T']} F={row['F']} "
                 f"| {row['theirs']:.2f} | {row['ours']:.3f} | {row['ratio']:.1f} "
-                f"| {row['low']:.1f}-{row['high']:.1f} | {row['bar'] or '-'} |"
+                f"| {row['low']:.1f}-{row['high']:.1f} | {row['bar'] or '-'} "
+                f"| {_against_schnetpack(row)} |"
             )
+        if any("schnetpack" in row for row in result["rows"]):
+            lines += ["", "SchNetPack: how many times as long it takes, in turn with ours."]
+            problems = [(row["name"], _problem(row)) for row in result["rows"]]
+            known = (None, result["facts"].get("schnetpack"))
+            lines += [f"- {name}: {problem}" for name, problem in problems if problem not in known]
+        else:
+            lines += ["", HINT]
     for suffix, text in ((".json", json.dumps(result, indent=2)), (".md", "\n".join(lines))):
         path = folder / f"speed_{device}{suffix}"
         aside = path.with_name(path.name + ".part")

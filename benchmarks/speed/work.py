@@ -79,14 +79,19 @@ def frozen(system: System, ours: SchNet, theirs: nn.Module) -> tuple[Task, Task]
     return lambda: engine(data), lambda: _forces_of_pyg(system, theirs)
 
 
+def walk(system: System) -> list[Tensor]:
+    """Displacements of 64 steps, (N, 3) each, Å."""
+    generator = torch.Generator().manual_seed(1)
+    return [0.004 * torch.randn(system.pos.shape, generator=generator) for _ in range(64)]
+
+
 def dynamics(system: System, ours: SchNet, theirs: nn.Module) -> tuple[Task, Task]:
     """A step of molecular dynamics: new positions, the edges found anew where that is due."""
-    generator = torch.Generator().manual_seed(1)
-    walk = [0.004 * torch.randn(system.pos.shape, generator=generator) for _ in range(64)]
+    steps = walk(system)
     frozen = Potential(ours).freeze()
     known = {"z": system.z, "batch": system.batch}
     handle = frozen.structure(Data(pos=system.pos, **known))  # type: ignore[union-attr]
-    places = [(system.pos + shift).numpy() for shift in walk]
+    places = [(system.pos + shift).numpy() for shift in steps]
     given = theirs.interaction_graph
     theirs.eval()
     count = [0, 0]
@@ -97,7 +102,7 @@ def dynamics(system: System, ours: SchNet, theirs: nn.Module) -> tuple[Task, Tas
 
     def run_theirs() -> object:
         count[1] += 1
-        pos = system.pos + walk[count[1] % 64]
+        pos = system.pos + steps[count[1] % 64]
         edge_index, shift = _edges_of_pyg(pos, system.batch, ours.cutoff), None
         moved = System(system.z, pos, system.batch, edge_index, system.cell, shift)
         theirs.interaction_graph = GivenEdges(moved)

@@ -1,0 +1,132 @@
+"""What training on forces gains: energies and forces against energies alone, on the same data.
+
+python -m pyg_schnet.benchmarks.accuracy.energy_only ethanol --results benchmarks/results/accuracy
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = dict[str, Any]
+
+
+def improvement(with_forces: Record, energies_only: Record) -> dict[str, float]:
+    """How many times smaller the errors are when forces are trained on too.
+
+    Args:
+        with_forces: Results of a row on energies and forces.
+        energies_only: Results of the row on energies alone, of the same data.
+
+    Raises:
+        ValueError: If the two were not run on as many structures, or in other units.
+    """
+    sizes = [
+        {(seed["n_train"], seed["n_test"]) for seed in record["seeds"].values()}
+        for record in (with_forces, energies_only)
+    ]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{with_forces['name']} and {energies_only['name']} were run with other numbers of "
+            f"structures: {sorted(sizes[0])} and {sorted(sizes[1])} to train and to test."
+        )
+    found = {}
+    for quantity, ours in with_forces["errors"].items():
+        other = energies_only["errors"][quantity]
+        if other["unit"] != ours["unit"]:
+            raise ValueError(f"Errors in {ours['unit']} and {other['unit']} do not compare.")
+        found[quantity] = other["mean"] / ours["mean"]
+    return found
+
+
+def draw(pairs: Sequence[tuple[Path, Path]], output: Path) -> Path:
+    """Draw errors of energies and of forces, trained with forces and without.
+
+    Args:
+        pairs: Results on energies and forces, and on energies alone; one pair per molecule.
+        output: The PNG to write.
+
+    Raises:
+        FileNotFoundError: If a row has not been run.
+        ValueError: As :func:`improvement`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    for path in (path for pair in pairs for path in pair):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no {path}: run pyg-schnet benchmark accuracy {path.stem} first."
+            )
+    records = [[json.loads(path.read_text()) for path in pair] for pair in pairs]
+    width = max(4.0, 1.6 + 1.2 * len(pairs))
+    figure = Figure(figsize=(2 * width, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, quantity in enumerate(("energy", "forces")):
+        _panel(figure.add_subplot(1, 2, i + 1), quantity, records)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f"{output.stem}.part{output.suffix}")
+    figure.savefig(aside, dpi=130)
+    os.replace(aside, output)
+    return output
+
+
+def _panel(ax: "Axes", quantity: str, records: list[list[Record]]) -> None:
+    labels = ("energies and forces", "energies only")
+    for k, label in enumerate(labels):
+        found = [pair[k]["errors"][quantity] for pair in records]
+        places = [i + 0.38 * (0.5 - k) * -1 for i in range(len(records))]
+        spread = [error["standard_error"] or 0.0 for error in found]
+        means = [error["mean"] for error in found]
+        ax.bar(places, means, 0.36, yerr=spread, color=f"C{k}", label=f"trained on {label}")
+    for i, (ours, other) in enumerate(records):
+        factor = improvement(ours, other)[quantity]
+        top = other["errors"][quantity]["mean"]
+        ax.annotate(
+            f"{factor:.1f}×", (i, top), xytext=(0, 6), textcoords="offset points", ha="center"
+        )
+    ax.set(
+        yscale="log",
+        xticks=range(len(records)),
+        ylabel=f"test MAE of {quantity} ({records[0][0]['errors'][quantity]['unit']})",
+        title=f"{quantity}, {_sizes(records)} training structures",
+    )
+    ax.set_xticklabels([pair[0]["options"]["molecule"] for pair in records])
+    ax.margins(y=0.25)
+    ax.legend(frameon=False, loc="lower right")
+
+
+def _sizes(records: list[list[Record]]) -> str:
+    sizes = {seed["n_train"] for pair in records for seed in pair[0]["seeds"].values()}
+    return " / ".join(f"{size:,}" for size in sorted(sizes))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the molecules that are named, and print the factors."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("molecules", nargs="+", help="Such as ethanol.")
+    parser.add_argument("--size", default="1k", help="1k or 50k.")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/accuracy"))
+    parser.add_argument("--output", type=Path, default=None, help="By default beside the folder.")
+    options = parser.parse_args(arguments)
+    output = options.output or options.results.with_name("md17_energy_only.png")
+    names = [f"md17-{molecule}-{options.size}" for molecule in options.molecules]
+    pairs = [
+        (options.results / f"{name}.json", options.results / f"{name}-energy.json")
+        for name in names
+    ]
+    draw(pairs, output)
+    for name, pair in zip(names, pairs, strict=True):
+        factors = improvement(*(json.loads(path.read_text()) for path in pair))
+        words = ", ".join(f"{quantity} {factor:.1f} times" for quantity, factor in factors.items())
+        print(f"{name}: errors with forces are smaller by: {words}")
+    print(f"Wrote {output}")
+
+
+if __name__ == "__main__":
+    main()
