@@ -1,7 +1,5 @@
 """QM9: 130,831 small organic molecules with structures and properties from density functionals."""
 
-import re
-import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,12 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.data.collate import collate
-from torch_geometric.data.separate import separate
+from torch_geometric.data import Data
 from tqdm import tqdm
 
 from pyg_schnet.datasets import qm9_raw
+from pyg_schnet.datasets.base import Source, StoredDataset
 from pyg_schnet.datasets.qm9_columns import to_columns
 from pyg_schnet.datasets.qm9_properties import (
     PROPERTIES,
@@ -24,7 +21,6 @@ from pyg_schnet.datasets.qm9_properties import (
     check_target,
 )
 from pyg_schnet.datasets.sources import download
-from pyg_schnet.datasets.storage import load_collated, save_collated
 
 NUM_MOLECULES = 130_831
 ARCHIVE = "dsgdb9nsd.xyz.tar.bz2"
@@ -33,7 +29,7 @@ ARCHIVE_URL = "https://ndownloader.figshare.com/files/3195389"
 ARCHIVE_CHECKSUM = "md5:ad1ebd51ee7f5b3a6e32e974e5d54012"
 
 
-class QM9(InMemoryDataset):
+class QM9(StoredDataset):
     """QM9: 130,831 molecules of up to nine C, N, O, F atoms, with 15 properties of B3LYP.
 
     Per molecule (a :class:`torch_geometric.data.Data`; N atoms):
@@ -80,6 +76,7 @@ class QM9(InMemoryDataset):
     ('eV', True)
     """
 
+    noun = "molecules"
     properties: ClassVar[dict[str, Property]] = PROPERTIES
 
     def __init__(
@@ -97,9 +94,14 @@ class QM9(InMemoryDataset):
         if not names:
             raise ValueError(f"target=[] names nothing; there are {', '.join(PROPERTIES)}")
         self.targets = [check_target(name) for name in names]
-        self.raw = None if raw is None else Path(raw).expanduser()
-        super().__init__(str(root), transform, pre_transform, pre_filter, force_reload=force_reload)
-        self.load(self.processed_paths[0])
+        super().__init__(
+            root,
+            raw,
+            transform=transform,
+            pre_transform=pre_transform,
+            pre_filter=pre_filter,
+            force_reload=force_reload,
+        )
         if given or "y" not in self._data:
             self._set_y()
 
@@ -128,14 +130,8 @@ class QM9(InMemoryDataset):
         """The one file that everything is read from."""
         return ["qm9.safetensors"]
 
-    def _process(self) -> None:
-        # In place of PyG's, which keeps the names of pre_transform and pre_filter in pickles and
-        # loads them without restriction; here they are in the header of the processed file.
-        if self.force_reload or not Path(self.processed_paths[0]).exists():
-            self.process()
-
-    def process(self) -> None:
-        """Reads the source and writes the processed file."""
+    def read(self) -> Source:
+        """Reads the source that is found first; warns if it is not whole."""
         source, molecules = self._find_source()
         bar = tqdm(molecules, "QM9", NUM_MOLECULES, unit=" molecules", disable=None)
         columns = to_columns(bar)
@@ -150,16 +146,7 @@ class QM9(InMemoryDataset):
         data = Data(**columns.tensors, smiles=columns.smiles)
         slices = dict.fromkeys((*columns.tensors, "smiles"), by_molecule)
         slices |= dict.fromkeys(("z", "pos", "charges"), columns.bounds)
-        if self.pre_filter is not None or self.pre_transform is not None:
-            data, slices = self._prepare(data, slices)
-        metadata = {
-            "data_set": "QM9",
-            "source": source,
-            "count": str(len(next(iter(slices.values()))) - 1),
-            "pre_transform": _name(self.pre_transform),
-            "pre_filter": _name(self.pre_filter),
-        }
-        save_collated(data, slices, self.processed_paths[0], metadata)
+        return Source(source, data, slices)
 
     def _find_source(self) -> tuple[str, Iterable[qm9_raw.Molecule]]:
         if self.raw is not None:
@@ -177,41 +164,6 @@ class QM9(InMemoryDataset):
             ) from error
         return "figshare", qm9_raw.read_xyz(archive)
 
-    def _raw_name(self) -> str:
-        return f"raw {self.raw.name}" if self.raw is not None else ""
-
-    def _prepare(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
-        kept = []
-        count = len(slices["idx"]) - 1
-        for i in tqdm(range(count), "filter, transform", unit=" molecules", disable=None):
-            molecule = separate(Data, data, i, slices, decrement=False)
-            if self.pre_filter is not None and not self.pre_filter(molecule):
-                continue
-            kept.append(molecule if self.pre_transform is None else self.pre_transform(molecule))
-        if not kept:
-            raise ValueError(f"pre_filter={_name(self.pre_filter)} keeps none of {count} molecules")
-        # Not InMemoryDataset.collate, which returns no slices for a single molecule.
-        joined, bounds, _ = collate(type(kept[0]), kept, increment=False, add_batch=False)
-        return joined, bounds
-
-    def load(self, path: str, data_cls: type[Data] = Data) -> None:
-        """Loads a processed file, without pickle.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
-        self._data, self.slices, self.metadata = load_collated(path, data_cls)
-        asked = {"pre_transform": _name(self.pre_transform), "pre_filter": _name(self.pre_filter)}
-        if self.raw is not None:
-            asked["source"] = self._raw_name()
-        for key, value in asked.items():
-            if self.metadata[key] != value:
-                warnings.warn(
-                    f"{path} was made with {key} {self.metadata[key]} and {value} is asked for: "
-                    f"pass force_reload=True to make it anew",
-                    stacklevel=3,
-                )
-
     def _set_y(self) -> None:
         missing = [name for name in self.targets if name not in self._data]
         if missing:
@@ -220,34 +172,3 @@ class QM9(InMemoryDataset):
             )
         self._data.y = torch.stack([self._data[name] for name in self.targets], dim=1)
         self.slices["y"] = self.slices[self.targets[0]]
-
-    def get(self, idx: int) -> Data:
-        """One molecule, before the transform.
-
-        Args:
-            idx: Row in this data set.
-        """
-        if self.slices is None or "num_nodes" in self._data:
-            return super().get(idx)
-        # As PyG's separate, but what is alike in all attributes is done once. Nothing is kept for
-        # the next access: 130,831 molecules of 24 small tensors would take a gigabyte.
-        ranges: dict[int, tuple[int, int]] = {}
-        molecule = type(self._data)()
-        for key, bounds in self.slices.items():
-            if id(bounds) not in ranges:
-                start, end = bounds[idx : idx + 2].tolist()
-                ranges[id(bounds)] = (start, end - start)
-            value = self._data[key]
-            if isinstance(value, Tensor):
-                dim = self._data.__cat_dim__(key, value) or 0
-                molecule._store[key] = value.narrow(dim, *ranges[id(bounds)])
-            else:
-                molecule._store[key] = value[idx]
-        return molecule
-
-
-def _name(function: Callable[..., object] | None) -> str:
-    """A name that is the same in every run: without the address in memory."""
-    if isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
-        return f"{function.__module__}.{function.__qualname__}"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(function))

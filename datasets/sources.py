@@ -10,7 +10,8 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -51,7 +52,7 @@ def verify(path: str | Path, expected: str) -> None:
         raise ValueError(f"{path} has checksum {found} and {expected} is expected: get it anew")
 
 
-def download(url: str, path: str | Path, checksum: str) -> Path:
+def download(url: str, path: str | Path, check: str | Callable[[Path], object]) -> Path:
     """Downloads a file, resuming where an earlier call was cut off, and verifies it.
 
     The bytes are collected in ``path`` + ``".part"``; ``path`` itself appears when they are
@@ -60,7 +61,8 @@ def download(url: str, path: str | Path, checksum: str) -> Path:
     Args:
         url: Where from.
         path: Where to; its folder is made if need be.
-        checksum: ``"sha256:..."`` or ``"md5:..."`` of the whole file.
+        check: ``"sha256:..."`` or ``"md5:..."`` of the whole file; where none is published, a
+            function that raises ValueError if the file is not whole.
 
     Returns:
         ``path``.
@@ -68,13 +70,14 @@ def download(url: str, path: str | Path, checksum: str) -> Path:
     Raises:
         ConnectionError: if the server cannot be reached or the transfer breaks off; what arrived
             is kept, and the next call goes on from there.
-        ValueError: if the file that arrived has another checksum; it is deleted.
+        ValueError: if the file that arrived is not the right one; it is deleted.
         OSError: if the disk is full.
     """
     path = Path(path)
+    given = partial(verify, expected=check) if isinstance(check, str) else check
     if path.exists():
         with contextlib.suppress(ValueError):
-            verify(path, checksum)
+            given(path)
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -90,7 +93,7 @@ def download(url: str, path: str | Path, checksum: str) -> Path:
             errno.ENOSPC, "no room for the download: make some and call again to go on", str(part)
         ) from error
     try:
-        verify(part, checksum)
+        given(part)
     except ValueError:
         part.unlink()
         raise
@@ -101,7 +104,9 @@ def download(url: str, path: str | Path, checksum: str) -> Path:
 def _transfer(url: str, part: Path) -> None:
     """Appends to ``part`` what it lacks of the file at ``url``, or all if it cannot be resumed."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    # Some servers turn away urllib's own name.
+    headers = {"User-Agent": "pyg_schnet"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
