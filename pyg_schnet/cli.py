@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,16 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from pyg_schnet.datasets import QM9
-    from pyg_schnet.training.config import TrainingConfig
-    from pyg_schnet.training.run import Property
+    from pyg_schnet.training.targets import Property
+    from pyg_schnet.training.tasks import Task
 
 PAPER_MAE_KCAL_MOL = {"U0": 0.31}  # NeurIPS 2017, table 1: 110,000 training molecules
+TRAIN = {
+    "qm9": "Train a SchNet on a property of QM9.",
+    "md17": "Train a SchNet on energies and forces of a molecule of MD17.",
+    "iso17": "Train a SchNet on energies and forces of ISO17.",
+    "trajectories": "Train a SchNet on energies and forces of any files that ASE reads.",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    arguments = _with_underscores(sys.argv[1:] if argv is None else argv)
+    arguments = _with_paths_joined(_with_underscores(sys.argv[1:] if argv is None else argv))
     options = parser.parse_args(_with_resumed_config(arguments))
     try:
         _VERBS[options.verb](options[options.verb])
@@ -67,23 +74,25 @@ def _parser() -> "ArgumentParser":
     benchmark = ArgumentParser(description="Measure.")
     verbs.add_subcommand("benchmark", benchmark)
     # jsonargparse wants the levels added from the top.
-    train.add_subcommands(dest="dataset").add_subcommand("qm9", _train_qm9_parser())
+    sets = train.add_subcommands(dest="dataset")
+    for name in TRAIN:
+        sets.add_subcommand(name, _train_parser(name))
     _add_datasets_actions(datasets)
     benchmark.add_subcommands(dest="what").add_subcommand("speed", _benchmark_speed_parser())
     return parser
 
 
-def _train_qm9_parser() -> "ArgumentParser":
+def _train_parser(name: str) -> "ArgumentParser":
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    from pyg_schnet.training.config import TrainingConfig
+    from pyg_schnet.training.tasks import CONFIGS
 
-    qm9 = ArgumentParser(description="Train a SchNet on a property of QM9.")
-    qm9.add_argument("--config", action=ActionConfigFile, help="YAML file of options.")
-    qm9.add_class_arguments(TrainingConfig)
-    qm9.add_argument("--resume", type=str | None, help="Run folder to go on with.")
-    qm9.add_argument("--overwrite", type=bool, default=False, help="Replace a finished run.")
-    return qm9
+    parser = ArgumentParser(description=TRAIN[name])
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of options.")
+    parser.add_class_arguments(CONFIGS[name])
+    parser.add_argument("--resume", type=str | None, help="Run folder to go on with.")
+    parser.add_argument("--overwrite", type=bool, default=False, help="Replace a finished run.")
+    return parser
 
 
 def _evaluate_parser() -> "ArgumentParser":
@@ -120,7 +129,19 @@ def _add_datasets_actions(datasets: "ArgumentParser") -> None:
     prepare.add_argument("name", help="Of the data set.")
     prepare.add_argument("--root", type=str | None, help="Folder; by default data/NAME.")
     prepare.add_argument("--raw", type=str | None, help="Raw folder or archive to read from.")
+    prepare.add_argument("--molecule", type=str | None, help="Of MD17; by default ethanol.")
+    prepare.add_argument("--revised", type=bool | None, help="rMD17 instead of MD17.")
+    prepare.add_argument("--split", type=str | None, help="Of ISO17; by default reference.")
+    prepare.add_argument("--paths", type=list[str] | None, help="Files of trajectories.")
     actions.add_subcommand("prepare", prepare)
+    generate = ArgumentParser(description="Run dynamics of a molecule with GFN2-xTB.")
+    generate.add_argument("molecule", help="Its name (ethanol, C20, ...) or a structure file.")
+    generate.add_argument("--frames", type=int, default=2000, help="Frames to write.")
+    generate.add_argument("--temperature", type=float, default=500.0, help="K.")
+    generate.add_argument("--every", type=int, default=10, help="Steps of 1 fs between frames.")
+    generate.add_argument("--seed", type=int, default=0, help="Of the velocities.")
+    generate.add_argument("--output", type=str | None, help="File; by default MOLECULE.extxyz.")
+    actions.add_subcommand("generate", generate)
 
 
 def _benchmark_speed_parser() -> "ArgumentParser":
@@ -135,6 +156,11 @@ def _benchmark_speed_parser() -> "ArgumentParser":
     speed.add_argument("--output", type=str | None, help="Folder for JSON, table and figure.")
     speed.add_argument("--seconds", type=float, default=4.0, help="For each row.")
     speed.add_argument("--device", default="cpu", help="cpu or cuda.")
+    speed.add_argument(
+        "--schnetpack_python",
+        type=str | None,
+        help="Python of an environment with SchNetPack 2, to compare with it too.",
+    )
     return speed
 
 
@@ -146,27 +172,42 @@ def _with_underscores(arguments: list[str]) -> list[str]:
     ]
 
 
+def _with_paths_joined(arguments: list[str]) -> list[str]:
+    """Let --paths take all words up to the next option, as a shell's patterns give them."""
+    if "--paths" not in arguments:
+        return arguments
+    first = arguments.index("--paths") + 1
+    last = next((i for i in range(first, len(arguments)) if arguments[i][:2] == "--"), None)
+    words = arguments[first:last]
+    if len(words) == 1 and words[0].startswith("["):
+        return arguments
+    rest = [] if last is None else arguments[last:]
+    return [*arguments[: first - 1], f"--paths={json.dumps(words)}", *rest]
+
+
 def _with_resumed_config(arguments: list[str]) -> list[str]:
     """Put the configuration of a resumed run before the options that change it."""
+    named = next((place for place, a in enumerate(arguments) if a in TRAIN), None)
     for i, argument in enumerate(arguments):
         folder = None
         if argument == "--resume" and i + 1 < len(arguments):
             folder = arguments[i + 1]
         elif argument.startswith("--resume="):
             folder = argument.removeprefix("--resume=")
-        if folder is not None and (Path(folder) / "config.yaml").is_file() and "qm9" in arguments:
-            at = arguments.index("qm9") + 1
+        if folder is not None and (Path(folder) / "config.yaml").is_file() and named is not None:
+            at = named + 1
             return [*arguments[:at], f"--config={folder}/config.yaml", *arguments[at:]]
     return arguments
 
 
 def _train(options: "Namespace") -> None:
-    from pyg_schnet.training.config import TrainingConfig
+    from pyg_schnet.analysis import plot_run
+    from pyg_schnet.training.tasks import CONFIGS, default_folder, train_task
 
-    chosen = options.qm9
-    fields = {name: chosen[name] for name in TrainingConfig.__dataclass_fields__}
-    config = TrainingConfig(**fields)
-    folder = Path(chosen.resume or config.output or f"runs/qm9-{config.target}")
+    name = options.dataset
+    chosen, kind = options[name], CONFIGS[name]
+    config = kind(**{option: chosen[option] for option in kind.__dataclass_fields__})
+    folder = Path(chosen.resume or config.output or default_folder(name, config))
     if chosen.resume and not (folder / "last.ckpt").is_file():
         raise FileNotFoundError(f"There is no last.ckpt in {folder} to resume from.")
     if not chosen.resume and (folder / "config.yaml").exists() and not chosen.overwrite:
@@ -174,48 +215,58 @@ def _train(options: "Namespace") -> None:
             f"{folder} holds a run already; go on with --resume {folder}, choose another "
             "--output, or replace it with --overwrite true."
         )
-    train_qm9(config, folder, resume=chosen.resume is not None)
+    task = _TASKS[name](config, folder if chosen.resume else None)
+    train_task(task, config, folder, resume=chosen.resume is not None)
+    figures = plot_run(folder)
+    print(f"Wrote {folder}/metrics.json, best.safetensors, {', '.join(f.name for f in figures)}")
 
 
-def train_qm9(config: "TrainingConfig", folder: Path, resume: bool = False) -> dict[str, Any]:
-    """Train on QM9 as configured, draw the figures, print the result.
-
-    Args:
-        config: Options of the run.
-        folder: Of the run.
-        resume: Go on from its last.ckpt.
-
-    Returns:
-        The metrics, as in metrics.json.
-    """
-    import torch
-
-    from pyg_schnet.analysis import plot_run
+def _qm9(config: Any, folder: Path | None) -> "Task":
     from pyg_schnet.datasets import QM9
-    from pyg_schnet.training.batches import MoleculeTable
-    from pyg_schnet.training.run import train
-    from pyg_schnet.training.splits import Split, random_split
+    from pyg_schnet.training.tasks import Task, make_split, make_table
 
     dataset = QM9(config.root, target=config.target, raw=config.raw)
-    if resume or config.split_file is not None:
-        split = Split.load(folder / "split.npz" if resume else str(config.split_file))
-    else:
-        split = random_split(
-            len(dataset), config.train_size, config.val_size, config.test_size, config.split_seed
-        )
-    dtype = torch.float64 if config.precision == "64-true" else torch.float32
-    table = MoleculeTable.from_dataset(dataset, dtype)
-    print(
-        f"Training on {config.target} of QM9: {split.train.numel():,} molecules, "
-        f"{split.val.numel():,} for validation, {split.test.numel():,} for test; run folder "
-        f"{folder}",
-        flush=True,
+    table = make_table(config, dataset)
+    known = PAPER_MAE_KCAL_MOL.get(config.target)
+    return Task(
+        f"{config.target} of QM9",
+        qm9_property(dataset, config.target),
+        table,
+        make_split(config, table, folder),
+        published={} if known is None else {"SchNet, NeurIPS 2017 (110k)": (known,)},
     )
-    metrics = train(config, qm9_property(dataset, config.target), table, split, folder, resume)
-    figures = plot_run(folder)
-    _print_result(metrics)
-    print(f"Wrote {folder}/metrics.json, best.safetensors, {', '.join(f.name for f in figures)}")
-    return metrics
+
+
+def _md17(config: Any, folder: Path | None) -> "Task":
+    from pyg_schnet.datasets import MD17
+    from pyg_schnet.training.force_tasks import md17_task
+
+    dataset = MD17(config.root, config.molecule, config.revised, config.level, raw=config.raw)
+    return md17_task(config, dataset, folder)
+
+
+def _iso17(config: Any, folder: Path | None) -> "Task":
+    from pyg_schnet.datasets.iso17 import ISO17
+    from pyg_schnet.training.force_tasks import iso17_task
+
+    if config.scenario not in ISO17.scenarios:
+        raise ValueError(
+            f"scenario must be one of {', '.join(ISO17.scenarios)}, got {config.scenario!r}."
+        )
+    parts = ISO17.scenarios[config.scenario]
+    test = ISO17(config.root, parts[-1], config.raw)
+    return iso17_task(config, ISO17(config.root, "reference", config.raw), test, parts[:2], folder)
+
+
+def _trajectories(config: Any, folder: Path | None) -> "Task":
+    from pyg_schnet.datasets import Trajectories
+    from pyg_schnet.training.force_tasks import trajectories_task
+
+    if not config.paths:
+        raise ValueError("paths is empty; name the files to train on, such as --paths a.xyz b.xyz.")
+    keys = config.energy_key, config.forces_key, False
+    dataset = Trajectories(config.paths, *keys, energy_unit=config.energy_unit, root=config.root)
+    return trajectories_task(config, dataset, folder)
 
 
 def qm9_property(dataset: "QM9", target: str) -> "Property":
@@ -225,7 +276,7 @@ def qm9_property(dataset: "QM9", target: str) -> "Property":
         dataset: QM9.
         target: One of its properties.
     """
-    from pyg_schnet.training.run import Property
+    from pyg_schnet.training.targets import Property
     from pyg_schnet.units import KCAL_PER_MOL
 
     known = dataset.properties[target]
@@ -245,53 +296,14 @@ def qm9_property(dataset: "QM9", target: str) -> "Property":
     )
 
 
-def _print_result(metrics: dict[str, Any]) -> None:
-    unit = metrics["unit"]
-    key = next(name for name in metrics if name.startswith("baseline_mean_mae_"))
-    suffix = key.removeprefix("baseline_mean_mae_")
-    rows = [
-        ("mean of the training set", metrics[key]),
-        ("dressed atoms (composition only)", metrics[f"baseline_dressed_atom_mae_{suffix}"]),
-        ("this SchNet", metrics["test_mae"]),
-    ]
-    if metrics["target"] in PAPER_MAE_KCAL_MOL:
-        rows.append(("SchNet, NeurIPS 2017 (110k)", PAPER_MAE_KCAL_MOL[metrics["target"]]))
-    print(f"\nMAE on {metrics['n_test']:,} test molecules, {unit}:")
-    for name, value in rows:
-        print(f"  {name:<34}{value:12.3f}")
-    print(
-        f"after {metrics['steps']:,} steps in {metrics['seconds']:.0f} s "
-        f"({metrics['stopped']}), RMSE {metrics['test_rmse']:.3f} {unit}"
-    )
-
-
 def _evaluate(options: "Namespace") -> None:
-    import yaml
-
-    from pyg_schnet.datasets import QM9
-    from pyg_schnet.models import SchNet, load
-    from pyg_schnet.training.batches import MoleculeTable
-    from pyg_schnet.training.evaluation import evaluate
-    from pyg_schnet.training.splits import Split
+    from pyg_schnet.training.tasks import evaluate_task, read_config
 
     folder = Path(options.run)
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"There is no run in {folder}: config.yaml is missing.")
-    if options.part not in ("train", "val", "test"):
-        raise ValueError(f"part must be train, val or test, got {options.part!r}.")
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    dataset = QM9(options.root or config["root"], target=config["target"], raw=config["raw"])
-    model = load(folder / "best.safetensors")
-    assert isinstance(model, SchNet)
-    table = MoleculeTable.from_dataset(dataset, model.embedding.weight.dtype)
-    rows = getattr(Split.load(folder / "split.npz"), options.part)
-    result = evaluate(model, table, rows, config["eval_batch_size"])
-    known = qm9_property(dataset, config["target"])
-    print(
-        f"{config['target']} on {rows.numel():,} {options.part} molecules: "
-        f"MAE {result.mae() * known.shown_per_unit:.4f}, "
-        f"RMSE {result.rmse() * known.shown_per_unit:.4f} {known.shown_unit}"
-    )
+    name, config = read_config(folder)
+    config.root = options.root or config.root
+    task = _TASKS[name](config, folder)
+    print(evaluate_task(task, folder, options.part, config.eval_batch_size))
 
 
 def _predict(options: "Namespace") -> None:
@@ -322,22 +334,54 @@ def _predict(options: "Namespace") -> None:
 
 
 def _datasets(options: "Namespace") -> None:
-    from pyg_schnet.datasets import QM9
-
     if options.action == "list":
-        print(f"qm9    {(QM9.__doc__ or '').splitlines()[0]}")
+        for name in _DATASETS:
+            print(f"{name:<14}{(inspect.getdoc(_dataset(name)) or '').splitlines()[0]}")
         return
     chosen = options[options.action]
-    if chosen.name != "qm9":
-        raise ValueError(f"name must be one of qm9, got {chosen.name!r}.")
-    if options.action == "info":
-        print(inspect.getdoc(QM9).partition("\nArgs:")[0])  # type: ignore[union-attr]
-        print("Properties:")
-        for name, known in QM9.properties.items():
-            print(f"  {name:<10} {known.unit:<14} {known.description}")
+    if options.action == "generate":
+        _generate(chosen)
         return
-    dataset = QM9(chosen.root or f"data/{chosen.name}", raw=chosen.raw)
-    print(json.dumps({"name": chosen.name, "molecules": len(dataset), "folder": dataset.root}))
+    kind = _dataset(chosen.name)
+    if options.action == "info":
+        print(inspect.getdoc(kind).partition("\nArgs:")[0])  # type: ignore[union-attr]
+        if chosen.name == "qm9":
+            print("Properties:")
+            for name, known in kind.properties.items():
+                print(f"  {name:<10} {known.unit:<14} {known.description}")
+        return
+    if chosen.name == "trajectories" and not chosen.paths:
+        raise ValueError("paths is empty; name the files, such as --paths a.xyz b.xyz.")
+    wanted = {
+        option: chosen[option]
+        for option in ("raw", "molecule", "revised", "split", "paths")
+        if chosen[option] is not None
+    }
+    unknown = wanted.keys() - inspect.signature(kind).parameters.keys()
+    if unknown:
+        raise ValueError(f"{chosen.name} has no {' and no '.join(sorted(unknown))}; leave it out.")
+    dataset = kind(root=chosen.root or f"data/{chosen.name}", **wanted)
+    print(json.dumps({"name": chosen.name, dataset.noun: len(dataset), "folder": dataset.root}))
+
+
+def _dataset(name: str) -> Any:
+    """The class of a data set; only its own file is imported."""
+    if name not in _DATASETS:
+        raise ValueError(f"name must be one of {', '.join(_DATASETS)}, got {name!r}.")
+    module, kind = _DATASETS[name]
+    return getattr(import_module(f"pyg_schnet.datasets.{module}"), kind)
+
+
+def _generate(chosen: "Namespace") -> None:
+    from pyg_schnet.datasets.generate import generate
+
+    output = chosen.output or f"{Path(chosen.molecule).stem}.extxyz"
+    size = chosen.frames, chosen.temperature
+    try:
+        written = generate(chosen.molecule, output, *size, every=chosen.every, seed=chosen.seed)
+    except RuntimeError as error:  # a calculation that failed, or a molecule that fell apart
+        raise ValueError(str(error)) from error
+    print(f"Wrote {chosen.frames:,} frames to {written}")
 
 
 def _benchmark(options: "Namespace") -> None:
@@ -349,8 +393,19 @@ def _benchmark(options: "Namespace") -> None:
         Path(chosen.output) if chosen.output else None,
         chosen.seconds,
         chosen.device,
+        chosen.schnetpack_python,
     )
 
+
+_TASKS = {"qm9": _qm9, "md17": _md17, "iso17": _iso17, "trajectories": _trajectories}
+
+_DATASETS = {
+    "qm9": ("qm9", "QM9"),
+    "md17": ("md17", "MD17"),
+    "iso17": ("iso17", "ISO17"),
+    "c20": ("fullerene", "C20"),
+    "trajectories": ("trajectories", "Trajectories"),
+}
 
 _VERBS = {
     "train": _train,

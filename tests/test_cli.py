@@ -1,14 +1,18 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from small_frames import springs, write_md17
 from small_qm9 import write_small_qm9
 
 from pyg_schnet import Potential, SchNet, load, save
@@ -221,3 +225,123 @@ def test_a_saved_potential_predicts_too(tmp_path, capsys):
     save(Potential(SchNet(8, 8, 1, 10, 4.0)), tmp_path / "p.safetensors")
     write(tmp_path / "water.xyz", molecule("H2O"))
     assert main(["predict", str(tmp_path / "water.xyz"), f"--model={tmp_path}/p.safetensors"]) == 0
+
+
+@pytest.fixture(scope="module")
+def md17(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("md17")
+    write_md17(folder / "md17_ethanol.npz")
+    return folder
+
+
+def train_md17(folder, run, *more):
+    where = [f"--root={folder / 'data'}", f"--raw={folder}", f"--output={folder / run}"]
+    sizes = [*SMALL, "--train-size=30", "--val-size=10", "--max-steps=10"]
+    return main(["train", "md17", "--molecule", "ethanol", *sizes, *where, *more])
+
+
+def test_energies_and_forces_are_trained_resumed_evaluated_and_predicted(md17, capsys):
+    assert train_md17(md17, "run") == 0
+    out = capsys.readouterr().out
+    assert "energies and forces of ethanol: 30 structures, 10 for validation, 20 for test" in out
+    for row in ("mean of the training set", "this SchNet", "J. Chem. Phys. 2018", "kcal/mol/Å"):
+        assert row in out
+    run = md17 / "run"
+    assert {path.name for path in run.iterdir()} >= {"forces_vs_reference.png", "split.npz"}
+    assert main(["train", "md17", f"--resume={run}", "--max-steps=15"]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 15 and metrics["n_train"] == 30
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    energy, forces = capsys.readouterr().out.splitlines()
+    assert f"MAE {metrics['test_energy_mae_kcal_mol']:.4f}" in energy
+    assert f"MAE {metrics['test_forces_mae_kcal_mol']:.4f}" in forces
+    write(md17 / "one.xyz", molecule("CH3CH2OH"))
+    assert main(["predict", str(md17 / "one.xyz"), f"--model={run}", "--forces=true"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert "energy (eV)" in head and float(line.split(",")[2]) == pytest.approx(-4215, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--molecule=ethane"], "ethane"),
+        (["--rho=-1"], "rho must not be negative"),
+        (["--train-size=100"], "Cannot split 60 molecules"),
+        (["--published-split=1"], "no split|not in this MD17"),
+        (["--precision=16-mixed"], "precision must be one of"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_bad_options_of_force_runs_end_with_one_sentence(md17, capsys, more, sentence):
+    assert train_md17(md17, "bad", *more) == 2
+    err = capsys.readouterr().err
+    assert re.search(sentence, err) and "Traceback" not in err
+
+
+def write_springs(path, first, last):
+    z, pos, energy, forces = springs(60)
+    frames = []
+    for k in range(first, last):
+        atoms = Atoms(z, pos[k])
+        atoms.calc = SinglePointCalculator(atoms, energy=energy[k], forces=forces[k])
+        frames.append(atoms)
+    write(path, frames, format="extxyz")
+    return str(path)
+
+
+def test_files_that_ase_reads_are_trained_on(tmp_path, capsys):
+    files = [write_springs(tmp_path / f"{a}.xyz", a, a + 30) for a in (0, 30)]
+    sizes = [*SMALL, "--train-size=30", "--val-size=10", "--max-steps=5"]
+    run = tmp_path / "run"
+    arguments = ["train", "trajectories", "--paths", *files, *sizes, f"--output={run}"]
+    assert main(arguments) == 0
+    assert "20 for test" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["unit"] == "meV"
+    assert main(["evaluate", str(run), "--part=val"]) == 0
+    assert "meV/Å" in capsys.readouterr().out
+    assert main(["train", "trajectories", "--output", str(tmp_path / "none")]) == 2
+    assert "paths is empty" in capsys.readouterr().err
+    assert main(["train", "trajectories", "--paths", str(tmp_path / "gone.xyz")]) == 2
+
+
+@pytest.mark.parametrize("scenario", ["within", "other"])
+def test_both_scenarios_of_iso17_are_trained(tmp_path, capsys, scenario):
+    iso17 = pytest.importorskip("pyg_schnet.datasets.iso17")
+    databases = pytest.importorskip("ase.db")
+    rng = np.random.default_rng(0)
+    numbers = [1] * 10 + [6] * 7 + [8] * 2
+    sites = 1.4 * np.array([[i % 3, i // 3 % 3, i // 9] for i in range(19)])
+    for name, count in (("reference", 40), ("test_within", 7), ("test_other", 9)):
+        with databases.connect(tmp_path / f"{name}.db") as database:
+            for _ in range(count):
+                atoms = Atoms(numbers, sites + rng.normal(0.0, 0.03, (19, 3)))
+                energy = -11_505.0 + rng.normal()
+                forces = rng.normal(size=(19, 3)).tolist()
+                database.write(atoms, total_energy=energy, data={"atomic_forces": forces})
+    for name, ids in (("train", range(1, 31)), ("validation", range(31, 41))):
+        (tmp_path / f"{name}_ids.txt").write_text("\n".join(map(str, ids)))
+    assert iso17.ISO17.scenarios[scenario][-1] == f"test_{scenario}"
+    arguments = ["train", "iso17", f"--scenario={scenario}", f"--raw={tmp_path}", *SMALL]
+    more = ["--train-size=0", "--val-size=0", f"--root={tmp_path / 'data'}", "--max-steps=5"]
+    assert main([*arguments, *more, f"--output={tmp_path / 'run'}"]) == 0
+    out = capsys.readouterr().out
+    assert "30 structures, 10 for validation" in out
+    assert f"{7 if scenario == 'within' else 9} for test" in out
+
+
+def test_data_sets_of_forces_are_described_prepared_and_made(md17, tmp_path, capsys):
+    assert main(["datasets", "list"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["qm9", "md17", "iso17", "c20", "trajectories"]
+    assert main(["datasets", "info", "md17"]) == 0
+    assert "eV/Å" in capsys.readouterr().out
+    prepare = ["datasets", "prepare", "md17", f"--root={tmp_path}", f"--raw={md17}"]
+    assert main([*prepare, "--molecule=ethanol"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 60
+    assert main([*prepare, "--split=reference"]) == 2
+    assert main(["datasets", "prepare", "qm9", "--molecule=ethanol"]) == 2
+    assert "qm9 has no molecule" in capsys.readouterr().err
+    made = ["datasets", "generate", "unobtainium", f"--output={tmp_path / 'a.extxyz'}"]
+    assert main(made) == 2
+    assert "unobtainium" in capsys.readouterr().err

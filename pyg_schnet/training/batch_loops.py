@@ -21,11 +21,14 @@ def measure(rows, table_ptr, edge_count, ptr):  # type: ignore[no-untyped-def]
 
 
 def fill(rows, table_ptr, stored, table, ptr, begin, out):  # type: ignore[no-untyped-def]
-    """Copy the atoms and edges of each row to their places; positions and edges are flat."""
+    """Copy the atoms and edges of each row to their places; vectors and edges are flat.
+
+    Forces are copied where there are any: a table without has an array of length zero.
+    """
     edge_first, pairs, bits = stored
-    z, pos, y = table
-    out_z, out_pos, out_y, batch, edges = out
-    size = rows.shape[1]
+    z, pos, forces, y = table
+    out_z, out_pos, out_forces, out_y, batch, edges = out
+    size, has_forces = rows.shape[1], len(forces) > 0
     mask = (1 << bits) - 1
     felt, touched = 0.0, 0
     for n in range(rows.size):
@@ -44,6 +47,8 @@ def fill(rows, table_ptr, stored, table, ptr, begin, out):  # type: ignore[no-un
                     touched |= z[i]
                 for i in range(3 * first, 3 * last, CACHE_LINE // pos.itemsize):
                     felt += pos[i]
+                    if has_forces:
+                        felt += forces[i]
                 for t in range(0, y.shape[1], CACHE_LINE // y.itemsize):
                     felt += y[row, t]
         g, k = n // size, n % size
@@ -62,6 +67,11 @@ def fill(rows, table_ptr, stored, table, ptr, begin, out):  # type: ignore[no-un
         out_xyz = out_pos[3 * place : 3 * (place + atoms)]
         for i in range(3 * atoms):
             out_xyz[i] = xyz[i]
+        if has_forces:
+            xyz = forces[3 * first : 3 * (first + atoms)]
+            out_xyz = out_forces[3 * place : 3 * (place + atoms)]
+            for i in range(3 * atoms):
+                out_xyz[i] = xyz[i]
         count = ptr[g, 1, k + 1] - ptr[g, 1, k]
         pair = pairs[edge_first[row] : edge_first[row] + count]
         place = 2 * begin[g, 1] + ptr[g, 1, k]

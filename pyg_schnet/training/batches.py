@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +63,10 @@ class MoleculeTable:
         pos: (N, 3) positions, Å.
         ptr: (M + 1,) first atom of each molecule.
         y: (M, T) targets, float64.
+        forces: (N, 3) eV/Å in the dtype of ``pos``, or None.
 
     Raises:
-        ValueError: If lengths do not fit, or positions or targets are not finite.
+        ValueError: If lengths do not fit, or positions, targets or forces are not finite.
 
     >>> z, ptr = torch.tensor([1, 1, 8]), torch.tensor([0, 2, 3])
     >>> table = MoleculeTable(z, torch.eye(3), ptr, torch.zeros(2, 1).double())
@@ -73,17 +74,24 @@ class MoleculeTable:
     [[2, 1], [1, 2]]
     """
 
-    def __init__(self, z: Tensor, pos: Tensor, ptr: Tensor, y: Tensor) -> None:
+    def __init__(
+        self, z: Tensor, pos: Tensor, ptr: Tensor, y: Tensor, forces: Tensor | None = None
+    ) -> None:
         if int(ptr[-1]) != z.numel() or pos.shape != (z.numel(), 3) or len(y) != len(ptr) - 1:
             raise ValueError(
                 f"The table does not fit together: z {tuple(z.shape)}, pos {tuple(pos.shape)}, "
                 f"{len(ptr) - 1} molecules ending at atom {int(ptr[-1])}, y {tuple(y.shape)}."
             )
-        for name, values in (("pos", pos), ("y", y)):
-            if not torch.isfinite(values).all():
+        if forces is not None and forces.shape != pos.shape:
+            raise ValueError(
+                f"forces must have the shape of pos, {tuple(pos.shape)}, got {tuple(forces.shape)}."
+            )
+        for name, values in (("pos", pos), ("y", y), ("forces", forces)):
+            if values is not None and not torch.isfinite(values).all():
                 row = int((~torch.isfinite(values)).flatten(1).any(1).nonzero()[0])
                 raise ValueError(f"{name} has a NaN or infinite value in row {row}; remove it.")
         self.z, self.pos, self.y = z.contiguous(), pos.contiguous(), y.contiguous()
+        self.forces = None if forces is None else forces.to(pos.dtype).contiguous()
         # On the CPU whatever the device: the sizes of a batch are known without asking a GPU.
         self.ptr = ptr.long().cpu().contiguous()
         self.num_atoms = self.ptr.diff()
@@ -93,32 +101,72 @@ class MoleculeTable:
     def from_dataset(
         cls, dataset: InMemoryDataset, dtype: torch.dtype = torch.float32
     ) -> MoleculeTable:
-        """Take ``z``, ``pos`` and ``y`` of every molecule, in the order of the whole data set.
+        """Take every molecule, in the order of the whole data set.
+
+        Taken are ``z``, ``pos``, the targets ``y`` or else ``energy``, and ``forces`` where there
+        are any.
 
         Args:
             dataset: With its rows in storage order (not a shuffled or indexed view).
-            dtype: Of the positions.
+            dtype: Of positions and forces.
 
         Raises:
-            ValueError: If it is an indexed view.
+            ValueError: If it is an indexed view, has no targets, or has periodic structures.
         """
         if dataset._indices is not None:
             raise ValueError(
                 "Give the whole data set and choose rows by a Split, not a view of it."
             )
         data, slices = dataset._data, dataset.slices
-        return cls(data.z.long(), data.pos.to(dtype), slices["z"], data.y.double())
+        if data.get("pbc") is not None and bool(data.pbc.any()):
+            raise ValueError(
+                "The data set has periodic structures; a MoleculeTable holds molecules only."
+            )
+        y, forces = data.get("y"), data.get("forces")
+        if y is None:
+            if data.get("energy") is None:
+                raise ValueError("The data set has neither y nor energy to learn.")
+            y = data.energy.view(-1, 1)
+        forces = None if forces is None else forces.to(dtype)
+        return cls(data.z.long(), data.pos.to(dtype), slices["z"], y.double(), forces)
+
+    @classmethod
+    def joined(cls, tables: Sequence[MoleculeTable]) -> MoleculeTable:
+        """One table of all molecules of several, in their order.
+
+        Args:
+            tables: On one device, with the same targets; all with forces, or none.
+
+        Raises:
+            ValueError: If some have forces and others have not.
+        """
+        forces = [table.forces for table in tables if table.forces is not None]
+        if forces and len(forces) < len(tables):
+            raise ValueError("Some of the tables have forces and others have not; join like ones.")
+        num_atoms = torch.cat([table.num_atoms for table in tables])
+        return cls(
+            torch.cat([table.z for table in tables]),
+            torch.cat([table.pos for table in tables]),
+            torch.cat([num_atoms.new_zeros(1), num_atoms.cumsum(0)]),
+            torch.cat([table.y for table in tables]),
+            torch.cat(forces) if forces else None,
+        )
 
     def __len__(self) -> int:
         return self.num_atoms.numel()
 
-    def composition(self) -> Tensor:
-        """Atoms of each element in each molecule, (M, 100) float64."""
-        counts = torch.zeros(len(self), 100, dtype=torch.float64, device=self.z.device)
-        molecule = torch.repeat_interleave(torch.arange(len(self)), self.num_atoms)
+    def composition(self, rows: Tensor | None = None) -> Tensor:
+        """Atoms of each element in each molecule of ``rows`` (all: None), (M, 100) float64."""
+        rows = torch.arange(len(self)) if rows is None else rows.cpu()
+        sizes = self.num_atoms[rows]
+        molecule = torch.repeat_interleave(torch.arange(len(rows)), sizes)
+        shift = self.ptr[:-1][rows] - (sizes.cumsum(0) - sizes)
+        atoms = torch.arange(len(molecule)) + shift[molecule]
+        device = self.z.device
+        counts = torch.zeros(len(rows), 100, dtype=torch.float64, device=device)
         return counts.index_put_(
-            (molecule.to(self.z.device), self.z),
-            torch.ones((), dtype=torch.float64, device=self.z.device),
+            (molecule.to(device), self.z[atoms.to(device)]),
+            torch.ones((), dtype=torch.float64, device=device),
             accumulate=True,
         )
 
@@ -131,7 +179,8 @@ class MoleculeTable:
 
         Returns:
             A ``Batch`` with z, pos, batch, ptr, y (B, T), edge_index sorted by target, then
-            source, and ``rows``. ``to_data_list`` takes it apart again.
+            source, ``rows``, and ``forces`` where the table has them. ``to_data_list`` takes it
+            apart again.
 
         Raises:
             IndexError: If there is no such molecule.
@@ -159,6 +208,7 @@ class MoleculeTable:
 
     def _is_plain(self) -> bool:
         """Whether the compiled loops can read the tensors."""
+        # Forces are like positions.
         tensors = (self.z, self.pos, self.y)
         return self.y.dim() == 2 and all(
             t.device.type == "cpu" and t.dtype in _PLAIN for t in tensors
@@ -216,13 +266,16 @@ class MoleculeTable:
         begin = np.zeros((groups + 1, 2), np.int64)
         (-(-sizes // 16) * 16).cumsum(0, out=begin[1:])
         num_atoms, num_edges = begin[-1].tolist()
-        table = self.z.numpy(), self.pos.numpy().ravel(), self.y.numpy()
+        known = self.pos[:0] if self.forces is None else self.forces
+        table = self.z.numpy(), self.pos.numpy().ravel(), known.numpy().ravel(), self.y.numpy()
         z = self.z.new_empty(num_atoms).numpy()
         pos = self.pos.new_empty(3 * num_atoms).numpy()
-        y = np.empty((groups, size, table[2].shape[1]), table[2].dtype)
+        forces = self.pos.new_empty(3 * num_atoms if len(known) else 0).numpy()
+        y = np.empty((groups, size, self.y.shape[1]), table[3].dtype)
         batch, edge_index = (rows.new_empty(n).numpy() for n in (num_atoms, 2 * num_edges))
         stored = first, edges.pairs, 8 * edges.local.element_size()
-        copy_in(index, table_ptr, stored, table, ptr, begin, (z, pos, y, batch, edge_index))
+        out = z, pos, forces, y, batch, edge_index
+        copy_in(index, table_ptr, stored, table, ptr, begin, out)
         made = []
         for k, ((a, e), (n, m)) in enumerate(zip(begin.tolist(), sizes.tolist(), strict=False)):
             # From NumPy, because views of one tensor would share autograd's count of changes.
@@ -231,6 +284,9 @@ class MoleculeTable:
                 _assemble(
                     torch.from_numpy(z[a : a + n]),
                     torch.from_numpy(pos[3 * a : 3 * (a + n)].reshape(-1, 3)),
+                    None
+                    if self.forces is None
+                    else torch.from_numpy(forces[3 * a : 3 * (a + n)].reshape(-1, 3)),
                     torch.from_numpy(y[k]),
                     torch.from_numpy(batch[a : a + n]),
                     offsets,
@@ -263,6 +319,7 @@ class MoleculeTable:
         batch = torch.repeat_interleave(atoms_there, output_size=total)
         atoms = torch.arange(total, device=device) + shift[batch]
         z, pos, y = self.z[atoms], self.pos[atoms], self.y[there]
+        forces = None if self.forces is None else self.forces[atoms]
         if edges is None:
             edge_index, _ = neighbor_edges(pos, cutoff, batch=batch, validate=False)
             num_edges = torch.bincount(batch[edge_index[1]], minlength=len(rows)).cpu()
@@ -276,7 +333,7 @@ class MoleculeTable:
         zero = end.new_zeros(1)
         host_ptr, edge_ptr = torch.cat([zero, end]), torch.cat([zero, edge_end])
         ptr = host_ptr.to(device, non_blocking=True)
-        return _assemble(z, pos, y, batch, ptr, there, edge_index, host_ptr, edge_ptr)
+        return _assemble(z, pos, forces, y, batch, ptr, there, edge_index, host_ptr, edge_ptr)
 
 
 def _chunks(sizes: Tensor, device: str) -> list[tuple[int, int]]:
@@ -305,6 +362,7 @@ def _empty_batch() -> Batch:
 def _assemble(
     z: Tensor,
     pos: Tensor,
+    forces: Tensor | None,
     y: Tensor,
     batch: Tensor,
     ptr: Tensor,
@@ -326,6 +384,10 @@ def _assemble(
         _slice_dict=dict(z=host_ptr, pos=host_ptr, y=each, rows=each, edge_index=edge_ptr),
         _inc_dict=dict(z=None, pos=None, y=None, rows=None, edge_index=host_ptr),
     )
+    if forces is not None:
+        out._store._mapping["forces"] = forces
+        out._store._slice_dict["forces"] = host_ptr
+        out._store._inc_dict["forces"] = None
     return out
 
 

@@ -47,11 +47,13 @@ class BestModel(Callback):
         """Keep the weights if they are the best."""
         if trainer.sanity_checking:
             return
-        mae = float((torch.cat(module._errors) * module.factor).abs().mean())
+        found = {name: float(value) for name, value in module.validated().items()}
         self.checks_since += 1
-        if mae < self.best:
-            self.best, self.best_step, self.checks_since = mae, trainer.global_step, 0
-            info = {**self.info, "val_mae": mae, "step": trainer.global_step}
+        score = found[module.score]
+        if score < self.best:
+            self.best, self.best_step, self.checks_since = score, trainer.global_step, 0
+            noted = {name: found[name] for name in module.noted}
+            info = {**self.info, **noted, "step": trainer.global_step}
             save(module.model, self.path, info=info)
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,14 +223,13 @@ class ShowProgress(Callback):
         """Tell the error."""
         if trainer.sanity_checking:
             return
-        mae = float(trainer.callback_metrics["val_mae"])
+        errors = module.told(trainer.callback_metrics)
         rate = module.optimizers().param_groups[0]["lr"]
         if self.bar is not None:
-            self.bar.update(self.task, state=f"val MAE {mae:.3f} {module.unit}")
+            self.bar.update(self.task, state=errors)
             return
         print(
-            f"step {trainer.global_step:>8,}  {module.elapsed():7.0f} s  lr {rate:.2e}  "
-            f"val MAE {mae:.3f} {module.unit}",
+            f"step {trainer.global_step:>8,}  {module.elapsed():7.0f} s  lr {rate:.2e}  {errors}",
             flush=True,
         )
 

@@ -1,22 +1,18 @@
-"""Options of a training run."""
+"""Options of a training run: those that every run has, and those of QM9."""
 
 import re
 from dataclasses import dataclass
 
 
 @dataclass
-class TrainingConfig:
-    """Everything that defines a run; the defaults are the papers' protocol.
+class RunConfig:
+    """What every run is defined by, whatever it learns.
 
     Args:
-        target: Property to learn; energies in eV.
-        root: Folder of the processed data set.
-        raw: Raw folder or archive to read the data set from; by default the installed package or
-            the original download.
         output: Folder of the run; by default runs/DATASET-TARGET.
-        train_size: Molecules to train on (110,000: J. Chem. Phys. 2018).
-        val_size: Molecules for validation (1,000 in the paper of 2017).
-        test_size: Molecules for test; by default all others.
+        train_size: Structures to train on.
+        val_size: Structures for validation.
+        test_size: Structures for test; by default all others.
         split_seed: Seed of the split.
         split_file: An npz with train, val and test rows to use instead.
         preset: A SchNet by name (neurips-2017, jcp-2018, chapter-2020, schnetpack, pyg); the model
@@ -29,11 +25,8 @@ class TrainingConfig:
         cutoff_fn: cosine, hard or none (all pairs).
         filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
         filters: exact (networks on every edge), tabulated, or auto.
-        readout: add (extensive), mean (intensive), or auto by target.
-        offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
-        loss: mse (as the papers) or mae.
-        batch_size: Molecules in a training batch.
-        eval_batch_size: Molecules in a validation or test batch.
+        batch_size: Structures in a training batch.
+        eval_batch_size: Structures in a validation or test batch.
         lr: Initial learning rate of Adam.
         schedule: exponential, cosine, sgdr (warm restarts) or constant.
         min_lr: Final learning rate of cosine and sgdr.
@@ -51,14 +44,14 @@ class TrainingConfig:
         seed: Seed of weights and batches.
         accelerator: auto, cpu or gpu.
         tensorboard: Write TensorBoard logs beside the CSV.
+
+    Raises:
+        ValueError: If a number or a choice cannot be.
     """
 
-    target: str = "U0"
-    root: str = "data/qm9"
-    raw: str | None = None
     output: str | None = None
-    train_size: int = 110_000
-    val_size: int = 10_000
+    train_size: int = 1_000
+    val_size: int = 1_000
     test_size: int | None = None
     split_seed: int = 0
     split_file: str | None = None
@@ -71,9 +64,6 @@ class TrainingConfig:
     cutoff_fn: str = "cosine"
     filter_activation: str = "linear"
     filters: str = "auto"
-    readout: str = "auto"
-    offsets: str = "dressed"
-    loss: str = "mse"
     batch_size: int = 32
     eval_batch_size: int = 256
     lr: float = 1e-3
@@ -95,21 +85,50 @@ class TrainingConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("precision", ("32-true", "64-true", "bf16-mixed", "16-mixed")),
-            ("loss", ("mse", "mae")),
-            ("readout", ("auto", "add", "mean")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
-                )
+        self._check_choices(precision=("32-true", "64-true", "bf16-mixed", "16-mixed"))
         for name in ("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}.")
         seconds(self.max_time)
+
+    def _check_choices(self, **choices: tuple[str, ...]) -> None:
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
+                )
+
+
+@dataclass
+class TrainingConfig(RunConfig):
+    """A run on a property of QM9; the defaults are the papers' protocol.
+
+    Args:
+        target: Property to learn; energies in eV.
+        root: Folder of the processed data set.
+        raw: Raw folder or archive to read the data set from; by default the installed package or
+            the original download.
+        train_size: Molecules to train on (110,000: J. Chem. Phys. 2018).
+        val_size: Molecules for validation (1,000 in the paper of 2017).
+        readout: add (extensive), mean (intensive), or auto by target.
+        offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
+        loss: mse (as the papers) or mae.
+    """
+
+    target: str = "U0"
+    root: str = "data/qm9"
+    raw: str | None = None
+    train_size: int = 110_000
+    val_size: int = 10_000
+    readout: str = "auto"
+    offsets: str = "dressed"
+    loss: str = "mse"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choices(loss=("mse", "mae"), readout=("auto", "add", "mean"))
 
 
 def seconds(text: str | None) -> float | None:

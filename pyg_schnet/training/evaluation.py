@@ -1,29 +1,43 @@
-"""Errors of a trained model on molecules it has not seen."""
+"""Errors of a trained model on molecules it has not seen, and the constant that forces leave."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pyg_schnet.models import SchNet
+from pyg_schnet.models import Potential, SchNet
+from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.loaders import OrderedLoader
+from pyg_schnet.training.statistics import fit_composition
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions and references (M,), float64, in the unit of the target."""
+    """Predictions and references of one shape, in the unit of the target.
+
+    That is (M,) in float64, or (N, 3) for forces: errors are then those of force components, as
+    in the papers' tables, not of the lengths of force vectors.
+    """
 
     reference: Tensor
     prediction: Tensor
 
     def mae(self) -> float:
         """Mean absolute error."""
-        return float((self.prediction - self.reference).abs().mean())
+        return float((self.prediction - self.reference).double().abs().mean())
 
     def rmse(self) -> float:
         """Root mean square error."""
-        return float((self.prediction - self.reference).square().mean().sqrt())
+        return float((self.prediction - self.reference).double().square().mean().sqrt())
+
+
+@dataclass(frozen=True)
+class ForceEvaluation:
+    """Energies (M,), eV, float64, and forces (N, 3), eV/Å, structure after structure."""
+
+    energy: Evaluation
+    forces: Evaluation
 
 
 def edge_cutoff(model: SchNet) -> float | None:
@@ -68,3 +82,61 @@ def evaluate(
         parts.append(out[:, 0].cpu())
     model.train(was_training)
     return Evaluation(table.y[rows, 0], torch.cat(parts))
+
+
+def evaluate_forces(
+    model: SchNet, table: MoleculeTable, rows: Tensor, batch_size: int = 256
+) -> ForceEvaluation:
+    """Predict energies and forces of ``rows`` of a table with forces.
+
+    Args:
+        model: On any device; on the CPU, what :class:`~pyg_schnet.Potential` compiles serves.
+        table: The structures.
+        rows: (M,) those to predict.
+        batch_size: Structures at a time.
+
+    Raises:
+        ValueError: If there is no row, or the table has no forces.
+    """
+    if rows.numel() == 0:
+        raise ValueError("There is no molecule to evaluate; the set of rows is empty.")
+    if table.forces is None:
+        raise ValueError("The data set has no forces to compare with.")
+    was_training = model.training
+    potential = Potential(model).eval()
+    weight = model.embedding.weight
+    energies, forces, references = [], [], []
+    with torch.no_grad():
+        for batch in OrderedLoader(table, rows, batch_size, edge_cutoff(model)):
+            references.append(batch.forces.cpu())
+            batch.pos = batch.pos.to(weight.dtype)
+            result = potential(batch.to(weight.device))
+            energies.append(result["energy"].cpu())
+            forces.append(result["forces"].cpu())
+    model.train(was_training)
+    return ForceEvaluation(
+        Evaluation(table.y[rows, 0].cpu(), torch.cat(energies)),
+        Evaluation(torch.cat(references), torch.cat(forces)),
+    )
+
+
+@torch.no_grad()
+def fit_constant(model: SchNet, table: MoleculeTable, rows: Tensor, batch_size: int = 256) -> None:
+    """Set the constants of the readout so that energies are right on average.
+
+    Forces determine energies up to a constant for each composition. It is fitted as one number per
+    element to the energies of ``rows``; of a single molecule this is the mean of its error. What
+    was there before makes no difference. In float64.
+
+    Args:
+        model: Whose readout sums over atoms; changed in place.
+        table: The structures.
+        rows: (M,) those to fit, of the training set.
+        batch_size: Structures at a time.
+    """
+    head = model.readout
+    assert isinstance(head, Atomwise)
+    head.set_statistics(mean=0.0, atomref=torch.zeros_like(head.atomref))
+    left = evaluate(model, table, rows, batch_size)
+    known = fit_composition(table.composition(rows), (left.reference - left.prediction)[:, None])
+    head.set_statistics(atomref=known)

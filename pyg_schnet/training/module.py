@@ -1,7 +1,7 @@
 """The Lightning module: loss, metrics, optimiser."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -41,7 +41,12 @@ class PropertyTraining(L.LightningModule):
 
     Attributes:
         after_step: Called with the module after each step.
+        score: Which of the errors that are validated chooses the best weights.
+        noted: Which of them are written into the file of the best weights.
     """
+
+    score = "val_mae"
+    noted: tuple[str, ...] = ("val_mae",)
 
     def __init__(
         self,
@@ -119,33 +124,52 @@ class PropertyTraining(L.LightningModule):
             FloatingPointError: If the loss is not finite, looked at every hundredth step.
         """
         optimizer = self.optimizers()
-        # A mixed precision scales the loss first; else Lightning has nothing to add to backward.
-        scaled = "mixed" in str(self.trainer.precision)
+        step = self.global_step  # counted here, as Lightning looks it up through five objects
         for batch in batches:
-            rate = self.schedule.at(self.global_step, self.elapsed())
+            rate = self.schedule.at(step, self.elapsed())
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.objective(batch)
             # Reading the loss back stalls a GPU, so it is looked at now and then.
-            if self.global_step % 100 == 0:
-                self._check_finite("loss", loss.detach())
+            watched = step % 100 == 0 or (step + 1) % self.log_every == 0
             optimizer.zero_grad()
-            if scaled:
-                self.manual_backward(loss)
-            else:
-                loss.backward()
+            loss = self.differentiate(batch, watched)
+            if loss is not None and step % 100 == 0:
+                self._check_finite("loss", loss)
             if self.gradient_clip:
                 self.clip_gradients(optimizer, self.gradient_clip, "norm")
             optimizer.step()
+            step += 1
             for call in self.after_step:
                 call(self)
-            if self.global_step % self.log_every == 0:
-                self._log(loss.detach())
+            if loss is not None and step % self.log_every == 0:
+                self._log(loss)
             if self.trainer.should_stop:
                 break
         # Lightning counts rounds, not steps.
-        due = self.global_step % self.val_every == 0
+        due = self.global_step % self.val_every == 0 or (
+            # A run shorter than that is validated at its end.
+            self.global_step >= self.trainer.max_steps > 0
+            and self.score not in self.trainer.callback_metrics
+        )
         self.trainer.val_check_batch = 1 if due else _NEVER
+
+    def differentiate(self, batch: Batch, watched: bool) -> Tensor | None:
+        """Add the gradients of the loss of a batch to those of the parameters.
+
+        Args:
+            batch: To train on.
+            watched: Whether the loss itself is looked at.
+
+        Returns:
+            The loss, if it is.
+        """
+        loss = self.objective(batch)
+        # A mixed precision scales the loss first; else Lightning has nothing to add to backward.
+        if "mixed" in str(self.trainer.precision):
+            self.manual_backward(loss)
+        else:
+            loss.backward()
+        return loss.detach() if watched else None
 
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not torch.isfinite(value):
@@ -172,17 +196,22 @@ class PropertyTraining(L.LightningModule):
         """Collect the errors of a batch."""
         self._errors.append(self.error(batch).double())
 
-    def on_validation_epoch_end(self) -> None:
-        """Log mean absolute and root mean square error in the shown unit."""
+    def validated(self) -> dict[str, Tensor]:
+        """Mean absolute and root mean square error of the validation, in the shown unit."""
         errors = torch.cat(self._errors) * self.factor
-        self._check_finite("validation error", errors.abs().mean())
-        found = {
-            "val_mae": errors.abs().mean(),
-            "val_rmse": errors.square().mean().sqrt(),
-            "val_seconds": self.elapsed(),
-            "step": float(self.global_step),
-        }
-        self.log_dict(found, batch_size=1)
+        return {"val_mae": errors.abs().mean(), "val_rmse": errors.square().mean().sqrt()}
+
+    def told(self, found: Mapping[str, Tensor]) -> str:
+        """The errors of a validation in words."""
+        return f"val MAE {float(found['val_mae']):.3f} {self.unit}"
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the errors."""
+        found = self.validated()
+        self._check_finite("validation error", found[self.score])
+        self.log_dict(
+            found | {"val_seconds": self.elapsed(), "step": float(self.global_step)}, batch_size=1
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam; the schedule sets its rate at each step."""

@@ -4,13 +4,12 @@ import json
 import logging
 import os
 import pickle
-import re
 import shutil
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +30,20 @@ from pyg_schnet.training.callbacks import (
     ShowProgress,
     StopCleanly,
 )
-from pyg_schnet.training.config import TrainingConfig, seconds
-from pyg_schnet.training.evaluation import Evaluation, edge_cutoff, evaluate
+from pyg_schnet.training.config import RunConfig, seconds
+from pyg_schnet.training.evaluation import edge_cutoff
 from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
-from pyg_schnet.training.statistics import baselines, offsets
+from pyg_schnet.training.targets import EnergyAndForces, Property, Target
+
+__all__ = ["EnergyAndForces", "Property", "build_model", "train"]
 
 STEPS_OF_A_ROUND = 20
 
 
-@dataclass(frozen=True)
-class Property:
-    """What is learned.
-
-    Args:
-        name: Of the target.
-        unit: Of the target in the table.
-        shown_unit: In which errors are told: the paper's.
-        shown_per_unit: The unit in shown units.
-        extensive: Sum of contributions, else their mean.
-        dipole: The magnitude of a dipole moment.
-        atomref: (100, 1) single-atom references, or None.
-    """
-
-    name: str
-    unit: str
-    shown_unit: str
-    shown_per_unit: float = 1.0
-    extensive: bool = True
-    dipole: bool = False
-    atomref: Tensor | None = None
-
-
-def build_model(
-    config: TrainingConfig, wanted: Property, table: MoleculeTable, train: Tensor
-) -> SchNet:
+def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: Tensor) -> SchNet:
     """The untrained SchNet of a run, with its constants from the training set.
 
     Args:
@@ -80,11 +56,8 @@ def build_model(
         ValueError: As :class:`~pyg_schnet.SchNet` and
             :func:`~pyg_schnet.training.statistics.offsets`.
     """
-    readout = config.readout
-    if readout == "auto":
-        readout = "add" if wanted.extensive else "mean"
     common: dict[str, Any] = {
-        "readout": readout,
+        "readout": wanted.readout(config),
         "dipole": wanted.dipole,
         "filters": config.filters,
         "seed": config.seed,
@@ -103,14 +76,14 @@ def build_model(
             **common,
         )
     if isinstance(model.readout, Atomwise):
-        known = offsets(table, train, config.offsets, readout, wanted.atomref)
+        known = wanted.offsets(config, table, train)
         model.readout.set_statistics(known.mean, known.std, known.atomref)
     return model.double() if config.precision == "64-true" else model
 
 
 def train(
-    config: TrainingConfig,
-    wanted: Property,
+    config: RunConfig,
+    wanted: Target,
     table: MoleculeTable,
     split: Split,
     folder: Path,
@@ -158,32 +131,27 @@ def train(
         _clear(folder)
     split.save(folder / "split.npz")
     _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
-    module = PropertyTraining(
-        model,
-        schedule,
-        config.loss,
-        wanted.shown_per_unit,
-        wanted.shown_unit,
-        config.gradient_clip,
-        config.val_every,
-        config.log_every,
-    )
-    info = {"target": wanted.name, "unit": wanted.unit}
+    module = wanted.module(config, model, schedule, table, split.train)
+    info = wanted.info()
     progress = _fit(config, module, table, split, folder, info, start)
     trained = load(folder / "best.safetensors", device=module.device)
     assert isinstance(trained, SchNet)
-    result = evaluate(trained, table, split.test, config.eval_batch_size)
-    mean, dressed = (
-        Evaluation(result.reference, guess) for guess in baselines(table, split.train, split.test)
-    )
-    metrics = _metrics(config, wanted, split, result, mean, dressed) | progress
+    metrics, arrays = wanted.judge(config, trained, table, split)
+    metrics |= {
+        "n_train": split.train.numel(),
+        "n_val": split.val.numel(),
+        "n_test": split.test.numel(),
+        "seed": config.seed,
+        "threads": torch.get_num_threads(),
+        **progress,
+    }
     metrics["parameters"] = sum(p.numel() for p in model.parameters())
-    _write_results(folder, split, result, dressed, metrics)
+    _write_results(folder, split, arrays, metrics)
     return metrics
 
 
 def _fit(
-    config: TrainingConfig,
+    config: RunConfig,
     module: PropertyTraining,
     table: MoleculeTable,
     split: Split,
@@ -211,7 +179,7 @@ def _fit(
             weights_only=True,
         )
     return {
-        "val_mae": best.best,
+        module.score: best.best,
         "best_step": best.best_step,
         "steps": trainer.global_step,
         "seconds": round(module.elapsed(), 1),
@@ -256,7 +224,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Any], start: int) -> L.Trainer:
+def _trainer(config: RunConfig, folder: Path, callbacks: list[Any], start: int) -> L.Trainer:
     # A resumed run logs beside, not over, what it logged before.
     part = f"from_step_{start:08d}"
     loggers: list[Logger] = [CSVLogger(folder, name="log", version=part)]
@@ -281,50 +249,11 @@ def _trainer(config: TrainingConfig, folder: Path, callbacks: list[Any], start: 
     )
 
 
-def _metrics(
-    config: TrainingConfig,
-    wanted: Property,
-    split: Split,
-    result: Evaluation,
-    mean: Evaluation,
-    dressed: Evaluation,
-) -> dict[str, Any]:
-    unit = re.sub(r"[^A-Za-z0-9]+", "_", wanted.shown_unit).strip("_")
-    f = wanted.shown_per_unit
-    return {
-        "target": wanted.name,
-        "unit": wanted.shown_unit,
-        "shown_per_unit": f,
-        "extensive": wanted.extensive,
-        "test_mae": result.mae() * f,
-        "test_rmse": result.rmse() * f,
-        f"test_mae_{unit}": result.mae() * f,
-        f"test_rmse_{unit}": result.rmse() * f,
-        f"baseline_mean_mae_{unit}": mean.mae() * f,
-        f"baseline_dressed_atom_mae_{unit}": dressed.mae() * f,
-        "n_train": split.train.numel(),
-        "n_val": split.val.numel(),
-        "n_test": split.test.numel(),
-        "seed": config.seed,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def _write_results(
-    folder: Path,
-    split: Split,
-    result: Evaluation,
-    dressed: Evaluation,
-    metrics: dict[str, Any],
+    folder: Path, split: Split, arrays: dict[str, np.ndarray], metrics: dict[str, Any]
 ) -> None:
     aside = folder / "predictions.part.npz"
-    np.savez(
-        aside,
-        rows=split.test.numpy(),
-        reference=result.reference.numpy(),
-        prediction=result.prediction.numpy(),
-        dressed=dressed.prediction.numpy(),
-    )
+    np.savez(aside, rows=split.test.numpy(), **arrays)  # type: ignore[arg-type]
     os.replace(aside, folder / "predictions.npz")
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 

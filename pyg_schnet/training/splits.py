@@ -89,3 +89,38 @@ def random_split(size: int, train: int, val: int, test: int | None = None, seed:
         )
     order = torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).permutation(size))
     return Split(order[:train], order[train : train + val], order[train + val :][:wanted])
+
+
+def split_of_parts(
+    train_part: Tensor, val_part: Tensor, test_part: Tensor, train: int, val: int, seed: int = 0
+) -> Split:
+    """A split within published parts of a data set: the test part whole, seeded draws of the rest.
+
+    Args:
+        train_part: Rows to train on, at most.
+        val_part: Rows to validate with, at most; those that are trained on are left out.
+        test_part: Rows for test.
+        train: Rows for training; 0 takes all.
+        val: Rows for validation; 0 takes all that are left.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If a size is negative, or more is asked for than there is.
+
+    Example:
+        >>> rows = torch.arange(10)
+        >>> split = split_of_parts(rows[:6], rows[:6], rows[6:], train=4, val=2)
+        >>> split.train.numel(), split.val.numel(), split.test.tolist()
+        (4, 2, [6, 7, 8, 9])
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    drawn = train_part[torch.from_numpy(random.permutation(len(train_part)))]
+    chosen = drawn[: train or len(drawn)]
+    left = val_part[~torch.isin(val_part, chosen)]
+    left = left[torch.from_numpy(random.permutation(len(left)))]
+    if not 0 <= train <= len(drawn) or not 0 <= val <= len(left):
+        raise ValueError(
+            f"Cannot take train={train} and val={val} from the published split: it has "
+            f"{len(drawn)} rows for training, and {len(left)} for validation beside those."
+        )
+    return Split(chosen, left[: val or len(left)], test_part)

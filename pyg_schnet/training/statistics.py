@@ -33,13 +33,25 @@ def dressed_atoms(table: MoleculeTable, rows: Tensor) -> Tensor:
     Returns:
         (100, 1), float64.
     """
-    counts = table.composition()[rows]
+    return fit_composition(table.composition(rows), table.y[rows, :1])
+
+
+def fit_composition(counts: Tensor, values: Tensor) -> Tensor:
+    """One value per element, so that their sums over the atoms fit ``values`` best.
+
+    Args:
+        counts: (M, 100) atoms of each element, float64.
+        values: (M, 1), float64.
+
+    Returns:
+        (100, 1), float64; the shortest solution where there are many, zero for absent elements.
+    """
     present = counts.sum(0) > 0
     # gelsd copes with rank-deficient compositions (isomers, one molecule); the default does not.
-    fit = torch.linalg.lstsq(counts[:, present], table.y[rows, :1], driver="gelsd").solution
-    atomref = torch.zeros(100, 1, dtype=torch.float64)
-    atomref[present] = fit
-    return atomref
+    fit = torch.linalg.lstsq(counts[:, present], values, driver="gelsd").solution
+    per_element = torch.zeros(100, 1, dtype=torch.float64)
+    per_element[present] = fit
+    return per_element
 
 
 def offsets(
@@ -73,7 +85,7 @@ def offsets(
         per_element = dressed_atoms(table, rows)
     elif kind == "atomref" and atomref is not None:
         per_element = atomref.double()
-    counts = table.composition()[rows]
+    counts = table.composition(rows)
     y = table.y[rows, 0]
     atoms = table.num_atoms[rows].double()
     if readout == "add":
@@ -91,5 +103,27 @@ def baselines(table: MoleculeTable, train: Tensor, test: Tensor) -> tuple[Tensor
         Two tensors (len(test),), float64, in the unit of the target.
     """
     mean = table.y[train, 0].mean().expand(len(test))
-    dressed = (table.composition()[test] @ dressed_atoms(table, train)).squeeze(1)
+    dressed = (table.composition(test) @ dressed_atoms(table, train)).squeeze(1)
     return mean, dressed
+
+
+def force_scale(table: MoleculeTable, rows: Tensor) -> float:
+    """Root mean square of the force components of ``rows``, eV/Å; 1 where that is zero.
+
+    Times 1 Å, it is a scale for atomic energies: with it, and the network's initial output of the
+    order of one over some Å, forces start at the size that they have.
+
+    Args:
+        table: With forces.
+        rows: Those to look at, usually the training set.
+
+    Raises:
+        ValueError: If there are no forces.
+    """
+    if table.forces is None:
+        raise ValueError("scale='forces' needs forces, but the data set has none.")
+    mine = torch.zeros(len(table), dtype=torch.bool)
+    mine[rows] = True
+    chosen = table.forces[torch.repeat_interleave(mine, table.num_atoms).to(table.forces.device)]
+    rms = float(chosen.double().square().mean().sqrt())
+    return rms if rms > 0.0 else 1.0

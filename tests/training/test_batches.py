@@ -85,6 +85,22 @@ def test_a_batch_comes_apart_into_its_molecules(way, table):
         assert part.rows.tolist() == [row]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forces_go_with_their_atoms(way, dtype):
+    structures = molecules()
+    for k, molecule in enumerate(structures):
+        molecule.forces = torch.randn(molecule.pos.shape, generator=torch.manual_seed(k))
+    table = MoleculeTable.from_dataset(InMemory(structures), dtype)
+    rows = torch.tensor([[7, 2, 2], [11, 0, 7]])
+    for some, batch in zip(rows, table.batches(rows, 3.0), strict=True):
+        want = torch.cat([structures[i].forces for i in some]).to(dtype)
+        assert torch.equal(batch.forces, want) and batch.forces.is_contiguous()
+        last = batch.to_data_list()[-1]
+        assert torch.equal(last.forces, structures[int(some[-1])].forces.to(dtype))
+        batch.forces.zero_()
+    assert torch.equal(table.forces[: len(structures[0].z)], structures[0].forces.to(dtype))
+
+
 def test_batches_share_nothing_that_one_could_change(way, table):
     first, second = table.batches(torch.tensor([[1, 2], [2, 1]]), 3.0)
     kept, whole = second.clone(), table.pos.clone()
@@ -172,6 +188,7 @@ def test_composition_counts_atoms_by_element(table):
     for i, molecule in enumerate(molecules()):
         for z in range(100):
             assert counts[i, z] == int((molecule.z == z).sum())
+    assert torch.equal(table.composition(torch.tensor([7, 2, 2])), counts[[7, 2, 2]])
 
 
 def test_each_pass_uses_every_row_once_and_in_another_order(table):

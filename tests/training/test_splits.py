@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyg_schnet.training.splits import Split, random_split
+from pyg_schnet.training.splits import Split, random_split, split_of_parts
 
 
 def test_a_split_has_the_sizes_asked_for_and_uses_every_row_once():
@@ -58,3 +58,18 @@ def test_a_split_file_that_is_none_says_so(tmp_path):
     np.savez(tmp_path / "s.npz", train=[0])
     with pytest.raises(ValueError, match="no array 'val'"):
         Split.load(tmp_path / "s.npz")
+
+
+def test_a_split_of_published_parts_stays_within_them():
+    train, test = torch.arange(0, 20, 2), torch.arange(1, 20, 2)
+    split = split_of_parts(train, train, test, train=6, val=3, seed=1)
+    assert torch.isin(torch.cat([split.train, split.val]), train).all()
+    assert torch.equal(split.test, test) and (len(split.train), len(split.val)) == (6, 3)
+    again = split_of_parts(train, train, test, train=6, val=3, seed=1)
+    assert torch.equal(split.train, again.train) and torch.equal(split.val, again.val)
+    whole = split_of_parts(train, test[:4], test[4:], train=0, val=0)
+    assert torch.equal(whole.train.sort().values, train)
+    assert torch.equal(whole.val.sort().values, test[:4])
+    for sizes in ((11, 0), (8, 3), (-1, 1)):
+        with pytest.raises(ValueError, match="from the published split"):
+            split_of_parts(train, train, test, *sizes)

@@ -1,0 +1,233 @@
+"""A run as the command line starts it: a data set made ready, trained on, and its errors told."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch_geometric.data import InMemoryDataset
+
+from pyg_schnet.models import SchNet, load
+from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.config import RunConfig, TrainingConfig
+from pyg_schnet.training.evaluation import evaluate, evaluate_forces
+from pyg_schnet.training.force_config import ISO17Config, MD17Config, TrajectoriesConfig
+from pyg_schnet.training.run import train
+from pyg_schnet.training.splits import Split, random_split, split_of_parts
+from pyg_schnet.training.targets import UNITS, EnergyAndForces, Property
+
+CONFIGS: dict[str, type[RunConfig]] = {
+    "qm9": TrainingConfig,
+    "md17": MD17Config,
+    "iso17": ISO17Config,
+    "trajectories": TrajectoriesConfig,
+}
+"""Options of a run by the name of its data set."""
+
+_OWN_OPTION = {"target": "qm9", "molecule": "md17", "scenario": "iso17", "paths": "trajectories"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set made ready for runs.
+
+    Args:
+        title: What is learned, in words.
+        target: What is learned.
+        table: All structures.
+        split: Rows for training, validation and test.
+        noun: What the structures are called.
+        published: Errors to print beside ours: of energies, or of energies and forces, in the
+            shown unit, by where they stand.
+    """
+
+    title: str
+    target: Property | EnergyAndForces
+    table: MoleculeTable
+    split: Split
+    noun: str = "molecules"
+    published: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+def default_folder(name: str, config: Any) -> Path:
+    """Where a run goes if no folder is given.
+
+    Args:
+        name: Of the data set.
+        config: Options of the run.
+    """
+    if name == "trajectories":
+        what = Path(config.paths[0]).stem if config.paths else "frames"
+    else:
+        what = getattr(config, {of: option for option, of in _OWN_OPTION.items()}[name])
+    return Path(f"runs/{name}-{what}")
+
+
+def read_config(folder: Path) -> tuple[str, Any]:
+    """The data set's name and the options of a run.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run in {folder}: config.yaml is missing.")
+    options = yaml.safe_load(path.read_text())
+    name = next(of for option, of in _OWN_OPTION.items() if option in options)
+    known = CONFIGS[name].__dataclass_fields__
+    return name, CONFIGS[name](**{key: options[key] for key in known if key in options})
+
+
+def make_table(config: RunConfig, *datasets: InMemoryDataset) -> MoleculeTable:
+    """One table of whole data sets, in the precision of the run.
+
+    Args:
+        config: Options of the run.
+        datasets: In this order.
+    """
+    dtype = torch.float64 if config.precision == "64-true" else torch.float32
+    tables = [MoleculeTable.from_dataset(dataset, dtype) for dataset in datasets]
+    return tables[0] if len(tables) == 1 else MoleculeTable.joined(tables)
+
+
+def make_split(config: RunConfig, table: MoleculeTable, folder: Path | None) -> Split:
+    """The split of a run: that of an earlier run, of a file, or a random one.
+
+    Args:
+        config: Options of the run.
+        table: All structures.
+        folder: Of an earlier run, or None.
+    """
+    if folder is not None:
+        return Split.load(folder / "split.npz")
+    if config.split_file is not None:
+        return Split.load(config.split_file)
+    return random_split(
+        len(table), config.train_size, config.val_size, config.test_size, config.split_seed
+    )
+
+
+def published_split(config: RunConfig, train: Tensor, val: Tensor, test: Tensor) -> Split:
+    """A split within published parts; sizes of 0 take all.
+
+    Args:
+        config: Options of the run; a test_size takes the first rows of the test part.
+        train: Rows to draw training from.
+        val: Rows to draw validation from, beside those.
+        test: Rows for test.
+    """
+    test = test[: config.test_size]
+    sizes = config.train_size, config.val_size
+    return split_of_parts(train, val, test, *sizes, config.split_seed)
+
+
+def train_task(task: Task, config: RunConfig, folder: Path, resume: bool = False) -> dict[str, Any]:
+    """Train as configured and print the result.
+
+    Args:
+        task: What to train on.
+        config: Options of the run.
+        folder: Of the run.
+        resume: Go on from its last.ckpt.
+
+    Returns:
+        The metrics, as in metrics.json.
+    """
+    split = task.split
+    print(
+        f"Training on {task.title}: {split.train.numel():,} {task.noun}, "
+        f"{split.val.numel():,} for validation, {split.test.numel():,} for test; run folder "
+        f"{folder}",
+        flush=True,
+    )
+    metrics = train(config, task.target, task.table, split, folder, resume)
+    if isinstance(task.target, Property):
+        _print_property(metrics, task)
+    else:
+        _print_forces(metrics, task)
+    return metrics
+
+
+def _print_property(metrics: dict[str, Any], task: Task) -> None:
+    unit = metrics["unit"]
+    key = next(name for name in metrics if name.startswith("baseline_mean_mae_"))
+    suffix = key.removeprefix("baseline_mean_mae_")
+    rows = [
+        ("mean of the training set", metrics[key]),
+        ("dressed atoms (composition only)", metrics[f"baseline_dressed_atom_mae_{suffix}"]),
+        ("this SchNet", metrics["test_mae"]),
+        *((name, values[0]) for name, values in task.published.items()),
+    ]
+    print(f"\nMAE on {metrics['n_test']:,} test {task.noun}, {unit}:")
+    for name, value in rows:
+        print(f"  {name:<34}{value:12.3f}")
+    print(
+        f"after {metrics['steps']:,} steps in {metrics['seconds']:.0f} s "
+        f"({metrics['stopped']}), RMSE {metrics['test_rmse']:.3f} {unit}"
+    )
+
+
+def _print_forces(metrics: dict[str, Any], task: Task) -> None:
+    f, unit = metrics["shown_per_unit"], metrics["unit"]
+    base = {
+        name.removeprefix("baseline_"): value
+        for name, value in metrics.items()
+        if name.startswith("baseline_")
+    }
+    mean, dressed, none = base.values()
+    rows = [
+        ("mean of the training set, no force", (mean, none)),
+        ("dressed atoms, no force", (dressed, none)),
+        ("this SchNet", (f * metrics["test_energy_mae"], f * metrics["test_forces_mae"])),
+        *task.published.items(),
+    ]
+    print(f"\nMAE on {metrics['n_test']:,} test {task.noun}:")
+    print(f"  {'':<36}{'energy, ' + unit:>18}{'forces, ' + unit + '/Å':>20}")
+    for name, values in rows:
+        print(f"  {name:<36}" + "".join(f"{value:18.4f}" for value in values))
+    print(
+        f"after {metrics['steps']:,} steps in {metrics['seconds']:.0f} s "
+        f"({metrics['stopped']}), RMSE {f * metrics['test_energy_rmse']:.4f} {unit}, "
+        f"{f * metrics['test_forces_rmse']:.4f} {unit}/Å"
+    )
+
+
+def evaluate_task(task: Task, folder: Path, part: str, batch_size: int) -> str:
+    """The errors of a run's best model on a part of its split, in words.
+
+    Args:
+        task: The data of the run.
+        folder: Of the run.
+        part: "train", "val" or "test".
+        batch_size: Structures at a time.
+
+    Raises:
+        ValueError: If there is no such part, or it is empty.
+    """
+    if part not in ("train", "val", "test"):
+        raise ValueError(f"part must be train, val or test, got {part!r}.")
+    model = load(folder / "best.safetensors")
+    assert isinstance(model, SchNet)
+    rows: Tensor = getattr(task.split, part)
+    on = f"{task.target.name} on {rows.numel():,} {part} {task.noun}"
+    if isinstance(task.target, Property):
+        result, factor = evaluate(model, task.table, rows, batch_size), task.target.shown_per_unit
+        return (
+            f"{on}: MAE {result.mae() * factor:.4f}, "
+            f"RMSE {result.rmse() * factor:.4f} {task.target.shown_unit}"
+        )
+    found = evaluate_forces(model, task.table, rows, batch_size)
+    unit, factor = task.target.shown_unit, UNITS[task.target.shown_unit]
+    return "\n".join(
+        f"{name} of {on}: MAE {of.mae() * factor:.4f}, RMSE {of.rmse() * factor:.4f} {shown}"
+        for name, of, shown in (
+            ("energy", found.energy, unit),
+            ("forces", found.forces, f"{unit}/Å"),
+        )
+    )
