@@ -87,8 +87,8 @@ class FilterTable:
         dtypes: Dtypes whose grids are to be made at once; others when first asked for.
 
     The grid of training is made from the networks as they are at first and stays until
-    :meth:`measure` is called, as :class:`~pyg_schnet.SchNet` does when weights are loaded. Constant
-    networks, in evaluation, get a grid of their own, refined anew when they have changed.
+    :meth:`measure` is called, as :class:`~pyg_schnet.SchNet` does when weights are loaded and a
+    training run at each validation. Constant networks, in evaluation, get a grid of their own, refined anew when they have changed.
 
     Attributes:
         grids: The grids of training, by dtype; a run that goes on takes those it had.

@@ -152,6 +152,9 @@ class PropertyTraining(L.LightningModule):
             and self.score not in self.trainer.callback_metrics
         )
         self.trainer.val_check_batch = 1 if due else _NEVER
+        if due and self.model._table is not None:
+            # Filters sharpen as they are trained; the table they are read off has to follow.
+            self.model._table.measure()
 
     def differentiate(self, batch: Batch, watched: bool) -> Tensor | None:
         """Add the gradients of the loss of a batch to those of the parameters.

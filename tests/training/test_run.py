@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from pyg_schnet import SchNet, load
 from pyg_schnet.analysis import plot_run, read_log
 from pyg_schnet.datasets import QM9
+from pyg_schnet.ops import Grid
 from pyg_schnet.training import run as runs
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.callbacks import StopCleanly
@@ -137,6 +138,28 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_uninterrupted_run(table, spl
     log = read_log(tmp_path / "parts")
     steps = log["step"][[not math.isnan(v) for v in log["val_mae"]]]
     assert steps.tolist() == sorted(set(steps.tolist()))
+
+
+def test_the_table_of_filters_follows_them_as_they_sharpen(table, split, tmp_path, monkeypatch):
+    config = options(max_steps=10, filters="tabulated")
+    coarse = build_model(config, ENERGY, table, split.train)._table_of_filters()
+    coarse = coarse.grid(torch.float32)
+
+    def sharpen(module):
+        for block in module.model.interactions:
+            block.conv.nn[0].weight.data.mul_(5.0)
+
+    monkeypatch.setattr(PropertyTraining, "on_train_start", sharpen)
+    train(config, ENERGY, table, split, tmp_path)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    fine = Grid(*state["steps_of_filters"]["torch.float32"])
+    assert fine.step < coarse.step
+    model = build_model(config, ENERGY, table, split.train)
+    filters = model._table_of_filters()
+    for name, value in model.state_dict().items():
+        value.copy_(state["state_dict"][f"model.{name}"])
+    assert max(filters.error(coarse)) > 2e-5
+    assert filters.error(fine)[0] < 2e-6 and filters.error(fine)[1] < 2e-5
 
 
 def test_ctrl_c_ends_cleanly_with_the_best_weights_tested(table, split, tmp_path, monkeypatch):
