@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyg_schnet.models import Potential, SchNet, load, save
+    from pyg_schnet.models.pretrained import pretrained
 
 __version__ = "0.1.0"
 
-__all__ = ["Potential", "SchNet", "__version__", "load", "save"]
+__all__ = ["Potential", "SchNet", "__version__", "load", "pretrained", "save"]
 
 _ROOMS = ("analysis", "datasets", "graph", "interop", "models", "nn", "simulation", "training")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pretrained":
+        # A function of the module of that name; the folder beside this file holds its data.
+        return importlib.import_module("pyg_schnet.models.pretrained").pretrained
     if name in __all__:
         return getattr(importlib.import_module("pyg_schnet.models"), name)
     if name in _ROOMS:

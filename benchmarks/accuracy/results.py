@@ -159,9 +159,7 @@ def describe(row: Row, record: Mapping[str, Any] | None) -> str:
         ours, ratio = _ours(known, quantity, record)
         goal = row.goal.get(quantity)
         aim = f"   goal {goal.value:g}" if goal else ""
-        lines.append(
-            f"  {quantity:<10}{_paper(known):>16}{ours:>22}{ratio:>9}   {known.unit}{aim}"
-        )
+        lines.append(f"  {quantity:<10}{_paper(known):>16}{ours:>22}{ratio:>9}   {known.unit}{aim}")
     if record and record["seeds"]:
         lines.append(f"  {run_in_words(record)}")
     return "\n".join(lines)

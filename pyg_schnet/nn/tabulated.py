@@ -88,7 +88,8 @@ class FilterTable:
 
     The grid of training is made from the networks as they are at first and stays until
     :meth:`measure` is called, as :class:`~pyg_schnet.SchNet` does when weights are loaded and a
-    training run at each validation. Constant networks, in evaluation, get a grid of their own, refined anew when they have changed.
+    training run at each validation. Constant networks, in evaluation, get a grid of their own,
+    refined anew when they have changed.
 
     Attributes:
         grids: The grids of training, by dtype; a run that goes on takes those it had.
