@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
+    from pyg_schnet.benchmarks.accuracy import command
+
     parser = ArgumentParser(prog="pyg-schnet", description="SchNet for PyTorch Geometric.")
     verbs = parser.add_subcommands(dest="verb")
     train = ArgumentParser(description="Train a model.")
@@ -78,7 +80,9 @@ def _parser() -> "ArgumentParser":
     for name in TRAIN:
         sets.add_subcommand(name, _train_parser(name))
     _add_datasets_actions(datasets)
-    benchmark.add_subcommands(dest="what").add_subcommand("speed", _benchmark_speed_parser())
+    measures = benchmark.add_subcommands(dest="what")
+    measures.add_subcommand("speed", _benchmark_speed_parser())
+    measures.add_subcommand("accuracy", command.parser())
     return parser
 
 
@@ -385,7 +389,12 @@ def _generate(chosen: "Namespace") -> None:
 
 
 def _benchmark(options: "Namespace") -> None:
+    from pyg_schnet.benchmarks.accuracy import command
     from pyg_schnet.benchmarks.speed import suite
+
+    if options.what == "accuracy":
+        command.main(options.accuracy)
+        return
 
     chosen = options[options.what]
     suite.run(

@@ -5,6 +5,7 @@ python -m pyg_schnet.benchmarks.accuracy.energy_only ethanol --results benchmark
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,11 +65,14 @@ def draw(pairs: Sequence[tuple[Path, Path]], output: Path) -> Path:
                 f"There is no {path}: run pyg-schnet benchmark accuracy {path.stem} first."
             )
     records = [[json.loads(path.read_text()) for path in pair] for pair in pairs]
-    width = max(4.0, 1.6 + 1.2 * len(pairs))
-    figure = Figure(figsize=(2 * width, 3.8), layout="constrained")
+    width = max(3.2, 1.2 + 0.9 * len(pairs))
+    figure = Figure(figsize=(2 * width, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for i, quantity in enumerate(("energy", "forces")):
-        _panel(figure.add_subplot(1, 2, i + 1), quantity, records)
+    axes = figure.subplots(1, 2)
+    for ax, quantity in zip(axes, ("energy", "forces"), strict=True):
+        _panel(ax, quantity, records)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f"{output.stem}.part{output.suffix}")
     figure.savefig(aside, dpi=130)
@@ -80,25 +84,31 @@ def _panel(ax: "Axes", quantity: str, records: list[list[Record]]) -> None:
     labels = ("energies and forces", "energies only")
     for k, label in enumerate(labels):
         found = [pair[k]["errors"][quantity] for pair in records]
-        places = [i + 0.38 * (0.5 - k) * -1 for i in range(len(records))]
-        spread = [error["standard_error"] or 0.0 for error in found]
         means = [error["mean"] for error in found]
-        ax.bar(places, means, 0.36, yerr=spread, color=f"C{k}", label=f"trained on {label}")
+        spread = [error["standard_error"] or 0.0 for error in found]
+        ax.errorbar(range(len(records)), means, spread, fmt="os"[k], label=f"trained on {label}")
     for i, (ours, other) in enumerate(records):
-        factor = improvement(ours, other)[quantity]
-        top = other["errors"][quantity]["mean"]
+        low, high = (record["errors"][quantity]["mean"] for record in (ours, other))
+        ax.plot([i, i], [low, high], color="0.7", lw=1, zorder=0)
         ax.annotate(
-            f"{factor:.1f}×", (i, top), xytext=(0, 6), textcoords="offset points", ha="center"
+            f"{improvement(ours, other)[quantity]:.1f}×",
+            (i, math.sqrt(low * high)),
+            xytext=(5, 0),
+            textcoords="offset points",
         )
+    unit = records[0][0]["errors"][quantity]["unit"]
     ax.set(
         yscale="log",
+        xlim=(-0.5, len(records) - 0.5),
         xticks=range(len(records)),
-        ylabel=f"test MAE of {quantity} ({records[0][0]['errors'][quantity]['unit']})",
+        ylabel=f"MAE of {quantity} ({unit})",
         title=f"{quantity}, {_sizes(records)} training structures",
     )
-    ax.set_xticklabels([pair[0]["options"]["molecule"] for pair in records])
-    ax.margins(y=0.25)
-    ax.legend(frameon=False, loc="lower right")
+    names = [pair[0]["options"]["molecule"] for pair in records]
+    ax.set_xticklabels(names, rotation=30 if len(names) > 2 else 0)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.margins(y=0.15)
 
 
 def _sizes(records: list[list[Record]]) -> str:

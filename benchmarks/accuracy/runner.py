@@ -14,7 +14,7 @@ import yaml
 from pyg_schnet import cli
 from pyg_schnet.benchmarks.accuracy import results
 from pyg_schnet.benchmarks.accuracy.catalogue import Row, find_rows, load_rows
-from pyg_schnet.models import load
+from pyg_schnet.models import SchNet, load
 from pyg_schnet.training.config import RunConfig
 from pyg_schnet.training.evaluation import Evaluation
 from pyg_schnet.training.statistics import baselines
@@ -59,7 +59,9 @@ def run(
     changes = {name: value for name, value in (overrides or {}).items() if value is not None}
     found = {}
     for row in find_rows(list(names)):
-        found[row.name] = _run_row(row, seeds, Path(output), changes, Path(runs), overwrite)
+        found[row.name], whole = _run_row(row, seeds, Path(output), changes, Path(runs), overwrite)
+        if not whole:
+            break
     return found
 
 
@@ -112,7 +114,8 @@ def _run_row(
     overrides: Mapping[str, Any],
     runs: Path,
     overwrite: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """The results of a row, and whether all of its seeds were run to their end."""
     shown = {k: Path(v).name if k in PLACES else v for k, v in overrides.items()}
     record = None if overwrite else results.read(output, row.name)
     if record is None:
@@ -123,6 +126,7 @@ def _run_row(
             f"{_in_words(shown)} is asked for: seeds run differently have no mean. Give the same, "
             "choose another --output and --runs, or --overwrite true."
         )
+    whole = True
     for seed in row.seeds if seeds is None else seeds:
         if str(seed) in record["seeds"]:
             print(f"{row.name}, seed {seed}: finished before, kept")
@@ -130,13 +134,15 @@ def _run_row(
         metrics = _metrics(row, seed, overrides, runs, overwrite)
         if metrics.get("stopped") == "interrupted":
             print(f"{row.name}, seed {seed}: interrupted; the same command goes on with it")
+            whole = False
             break
         kept = {name: metrics[name] for name in KEPT if name in metrics}
         record["seeds"][str(seed)] = results.errors_of(row, metrics) | kept | results.facts()
+        record["seeds"] = dict(sorted(record["seeds"].items(), key=lambda item: int(item[0])))
         results.summarize(row, record)
         results.write(output, record)
     print(results.describe(row, record), flush=True)
-    return record
+    return record, whole
 
 
 def _metrics(
@@ -149,7 +155,7 @@ def _metrics(
     if row.model_of is None:
         return _train(row, config, runs / row.name / f"seed{seed}", overwrite)
     other = load_rows()[row.model_of]
-    metrics = _metrics(other, seed, overrides, runs, overwrite)
+    metrics = _metrics(other, seed, overrides, runs, overwrite=False)
     if metrics["stopped"] == "interrupted":
         return metrics
     return metrics | _judge(make_task(row, config), config, runs / other.name / f"seed{seed}")
@@ -186,18 +192,20 @@ def _judge(task: Task, config: RunConfig, folder: Path) -> dict[str, Any]:
     """Errors of a model that another row has trained."""
     gpu = torch.cuda.is_available() and config.accelerator != "cpu"
     model = load(folder / "best.safetensors", device="cuda" if gpu else "cpu")
+    assert isinstance(model, SchNet)
     metrics, _ = task.target.judge(config, model, task.table, task.split)
     return metrics | {"n_test": task.split.test.numel()}
 
 
 def _of_the_mean(task: Task) -> dict[str, Any]:
     """Errors of the mean energy of the training set, whose derivatives are zero."""
-    assert isinstance(task.target, EnergyAndForces) and task.table.forces is not None
-    table, split = task.table, task.split
+    table, split, known = task.table, task.split, task.table.forces
+    assert isinstance(task.target, EnergyAndForces) and known is not None
     mean, _ = baselines(table, split.train, split.test)
     energy = Evaluation(table.y[split.test, 0], mean)
-    numbers = [torch.arange(table.ptr[i], table.ptr[i + 1]) for i in split.test.tolist()]
-    reference = table.forces[torch.cat(numbers)]
+    bounds = table.ptr.tolist()
+    atoms = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in split.test.tolist()])
+    reference = known[atoms]
     forces = Evaluation(reference, torch.zeros_like(reference))
     return {
         "test_energy_mae": energy.mae(),

@@ -25,6 +25,7 @@ class RunConfig:
         cutoff_fn: cosine, hard or none (all pairs).
         filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
         filters: exact (networks on every edge), tabulated, or auto.
+        shared_filters: One filter network for all interaction blocks.
         batch_size: Structures in a training batch.
         eval_batch_size: Structures in a validation or test batch.
         lr: Initial learning rate of Adam.
@@ -64,6 +65,7 @@ class RunConfig:
     cutoff_fn: str = "cosine"
     filter_activation: str = "linear"
     filters: str = "auto"
+    shared_filters: bool = False
     batch_size: int = 32
     eval_batch_size: int = 256
     lr: float = 1e-3

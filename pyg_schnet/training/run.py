@@ -73,6 +73,7 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
             config.cutoff,
             cutoff_fn=config.cutoff_fn,
             filter_activation=config.filter_activation,
+            shared_filters=config.shared_filters,
             **common,
         )
     if isinstance(model.readout, Atomwise):
