@@ -114,7 +114,7 @@ def _predict_parser() -> "ArgumentParser":
 
     predict = ArgumentParser(description="Predict structures of any file that ASE reads.")
     predict.add_argument("file", help="Structures.")
-    predict.add_argument("--model", required=True, help="A .safetensors file or a run folder.")
+    predict.add_argument("--model", required=True, help="File, run folder, or name of a model.")
     predict.add_argument("--output", type=str | None, help="CSV file; by default the screen.")
     predict.add_argument("--index", default=":", help="Which structures, in ASE's notation.")
     predict.add_argument("--forces", type=bool, default=False, help="Largest force too.")
@@ -314,10 +314,10 @@ def _predict(options: "Namespace") -> None:
     import numpy as np
 
     from pyg_schnet.models import load, read_header
+    from pyg_schnet.models.pretrained import find_model
     from pyg_schnet.simulation import predict_file
 
-    path = Path(options.model)
-    path = path / "best.safetensors" if path.is_dir() else path
+    path = find_model(options.model)
     info = read_header(path)["info"]
     name = f"{info.get('target', 'prediction')} ({info.get('unit', 'unit of the model')})"
     columns = ["index", "formula", name] + (["largest force (eV/Å)"] if options.forces else [])

@@ -1,6 +1,7 @@
 """Who imports whom, and what a plain import brings along."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,8 @@ def test_importing_the_package_loads_neither_torch_nor_anything_heavy():
 
 def test_importing_the_rooms_loads_nothing_heavy_but_what_pyg_loads():
     """PyG itself loads what it finds of Numba and pandas."""
-    rooms = "pyg_schnet.nn, pyg_schnet.graph, pyg_schnet.interop, pyg_schnet.datasets"
-    ours = modules_after(f"import {rooms}")
+    rooms = ["nn", "graph", "interop", "datasets", "simulation", "models.pretrained"]
+    ours = modules_after("import " + ", ".join(f"pyg_schnet.{room}" for room in rooms))
     theirs = modules_after("import torch_geometric.nn.models.schnet, torch_geometric.transforms")
     assert "torch" in ours
     assert not [name for name in HEAVY if name in ours - theirs]
@@ -118,5 +119,8 @@ def test_importing_the_rooms_warns_of_nothing():
 def test_names_of_the_package_are_found_when_used_and_others_refused():
     assert set(pyg_schnet.__all__) <= set(dir(pyg_schnet))
     assert pyg_schnet.SchNet is pyg_schnet.models.SchNet
+    # A function, also once the module that it is from has been imported.
+    module = importlib.import_module("pyg_schnet.models.pretrained")
+    assert pyg_schnet.pretrained is module.pretrained
     with pytest.raises(AttributeError, match="no attribute 'SchNot'"):
         pyg_schnet.SchNot  # noqa: B018

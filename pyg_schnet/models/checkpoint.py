@@ -114,7 +114,7 @@ def load(
         dtype: Of its parameters; None keeps that of the file.
 
     Returns:
-        The SchNet or Potential, in evaluation mode.
+        The SchNet or Potential, in evaluation mode; its ``info`` is what was known of it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -134,6 +134,8 @@ def load(
         network._table.set_steps(header.get("steps_of_filters", {}))
         network._table.measure()
     network = network.to(device=device, dtype=dtype).eval()
-    if header["potential"] is None:
-        return network
-    return Potential(network, **header["potential"]).eval()
+    known = header["potential"]
+    model = network if known is None else Potential(network, **known).eval()
+    # Past __setattr__, which is for parameters and modules.
+    model.__dict__["info"] = header["info"]
+    return model

@@ -133,7 +133,7 @@ def train(
     split.save(folder / "split.npz")
     _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     module = wanted.module(config, model, schedule, table, split.train)
-    info = wanted.info()
+    info = wanted.info() | {"elements": _elements(table, split.train)}
     progress = _fit(config, module, table, split, folder, info, start)
     trained = load(folder / "best.safetensors", device=module.device)
     assert isinstance(trained, SchNet)
@@ -149,6 +149,14 @@ def train(
     metrics["parameters"] = sum(p.numel() for p in model.parameters())
     _write_results(folder, split, arrays, metrics)
     return metrics
+
+
+def _elements(table: MoleculeTable, rows: Tensor) -> list[str]:
+    """Symbols of the elements that are trained on."""
+    from ase.data import chemical_symbols
+
+    present = table.composition(rows).sum(0).nonzero().flatten()
+    return [chemical_symbols[number] for number in present.tolist()]
 
 
 def _fit(

@@ -158,3 +158,9 @@ def test_a_loaded_model_keeps_the_grid_of_its_filters(tmp_path):
     model._table.grids[torch.float32] = Grid.covering(5.0, 0.03)
     save(model, tmp_path / "model.safetensors")
     assert load(tmp_path / "model.safetensors")._table.grids == model._table.grids
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Potential])
+def test_what_is_known_of_a_model_comes_back_with_it(tmp_path, wrap):
+    save(wrap(SchNet(8, 8, 1, 10, 5.0)), tmp_path / "m.safetensors", {"elements": ["H"]})
+    assert load(tmp_path / "m.safetensors").info == {"elements": ["H"]}
