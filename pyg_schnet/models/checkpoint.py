@@ -61,7 +61,12 @@ def save(
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
+        # A temporary file is its owner's alone; this one gets the usual permissions.
+        os.unlink(aside)
+        Path(aside).touch()
+        mode = Path(aside).stat().st_mode
         save_model(network, aside, metadata={_KEY: json.dumps(header)})
+        os.chmod(aside, mode)
         os.replace(aside, path)
     finally:
         Path(aside).unlink(missing_ok=True)

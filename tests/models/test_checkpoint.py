@@ -164,3 +164,10 @@ def test_a_loaded_model_keeps_the_grid_of_its_filters(tmp_path):
 def test_what_is_known_of_a_model_comes_back_with_it(tmp_path, wrap):
     save(wrap(SchNet(8, 8, 1, 10, 5.0)), tmp_path / "m.safetensors", {"elements": ["H"]})
     assert load(tmp_path / "m.safetensors").info == {"elements": ["H"]}
+
+
+def test_a_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    save(SchNet(8, 8, 1, 10, 5.0), tmp_path / "m.safetensors")
+    usual, found = ((tmp_path / name).stat().st_mode for name in ("usual", "m.safetensors"))
+    assert found == usual
