@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyg_schnet.ops.backends.cpu import sweeps
-from pyg_schnet.ops.backends.cpu.sweeps import EDGE, ELEMENTS, LINE, NUM_ARGUMENTS, SPEED, TILE
+from pyg_schnet.ops.backends.cpu import slots, sweeps
+from pyg_schnet.ops.backends.cpu.convolutions import LINE, SPEED, TILE
+from pyg_schnet.ops.backends.cpu.sweeps import EDGE, ELEMENTS
 from pyg_schnet.ops.backends.cpu.threads import num_threads
 from pyg_schnet.ops.spline import DEGREE, PREFILTER, REACH, ROWS, basis_polynomials
 
@@ -238,36 +239,36 @@ def dual_values(
     by_hidden, by_filter = plan.layers * atoms * plan.hidden, plan.layers * atoms * plan.filters
     by_sample = plan.tables * (knots + 2 * REACH) * plan.filters
     sizes = {
-        sweeps.LINES: num_edges * LINE,
-        sweeps.GEOMETRY: num_edges * EDGE,
-        sweeps.X: by_hidden + atoms * plan.hidden,
-        sweeps.H: by_filter,
-        sweeps.Y: by_filter,
-        sweeps.SLOPE: by_hidden,
-        sweeps.A: by_hidden,
-        sweeps.HEAD_SLOPE: atoms * plan.readout,
-        sweeps.HEAD: atoms * plan.readout,
-        sweeps.TABLE: plan.tables * knots * plan.filters,
-        sweeps.FILTER_WEIGHTS: plan.packed_size,
-        sweeps.FILTER_SLOPE: by_sample,
-        sweeps.FILTER_HIDDEN: by_sample,
-        sweeps.FILTER_VALUES: 2 * by_sample,
+        slots.LINES: num_edges * LINE,
+        slots.GEOMETRY: num_edges * EDGE,
+        slots.X: by_hidden + atoms * plan.hidden,
+        slots.H: by_filter,
+        slots.Y: by_filter,
+        slots.SLOPE: by_hidden,
+        slots.A: by_hidden,
+        slots.HEAD_SLOPE: atoms * plan.readout,
+        slots.HEAD: atoms * plan.readout,
+        slots.TABLE: plan.tables * knots * plan.filters,
+        slots.FILTER_WEIGHTS: plan.packed_size,
+        slots.FILTER_SLOPE: by_sample,
+        slots.FILTER_HIDDEN: by_sample,
+        slots.FILTER_VALUES: 2 * by_sample,
     }
     if wants_forces:
         sizes |= {
-            sweeps.GX: by_hidden + atoms * plan.hidden,
-            sweeps.GA: by_hidden,
-            sweeps.GQ: by_hidden,
-            sweeps.GY: by_filter,
-            sweeps.GH: by_filter,
-            sweeps.GP: atoms * plan.readout,
-            sweeps.BARS: num_edges * plan.step,
-            sweeps.SPEEDS: num_edges * SPEED,
+            slots.GX: by_hidden + atoms * plan.hidden,
+            slots.GA: by_hidden,
+            slots.GQ: by_hidden,
+            slots.GY: by_filter,
+            slots.GH: by_filter,
+            slots.GP: atoms * plan.readout,
+            slots.BARS: num_edges * plan.step,
+            slots.SPEEDS: num_edges * SPEED,
         }
-    integers = (sweeps.SOURCE, sweeps.TARGET, sweeps.KNOT, sweeps.BLOCKS)
+    integers = (slots.SOURCE, slots.TARGET, slots.KNOT, slots.BLOCKS)
     numbers = sum(sizes.values()) + (3 * num_edges + atoms + 2) * (8 // size)
     buffer = _RECORDS.take(numbers + 16 * (len(sizes) + 1), dtype)
-    g = (ctypes.c_int64 * NUM_ARGUMENTS)()
+    g = (ctypes.c_int64 * slots.NUM_ARGUMENTS)()
     address = -(-buffer.data_ptr() // 64) * 64
     for name, count in sizes.items():
         g[name] = address
@@ -276,8 +277,8 @@ def dual_values(
         g[name] = address
         address += 8 * num_edges
     if plan.is_padded:
-        ctypes.memset(g[sweeps.FILTER_WEIGHTS], 0, plan.packed_size * size)
-    g[sweeps.PACKED] = g[sweeps.FILTER_WEIGHTS] + plan.filter_size * size
+        ctypes.memset(g[slots.FILTER_WEIGHTS], 0, plan.packed_size * size)
+    g[slots.PACKED] = g[slots.FILTER_WEIGHTS] + plan.filter_size * size
 
     work = 18 * plan.layers * atoms * plan.hidden * max(plan.hidden, plan.filters)
     threads = num_threads() if work > _SMALL else 1
@@ -285,49 +286,49 @@ def dual_values(
     energy = pos.new_empty(atoms)
     forces = torch.empty_like(pos) if wants_forces else None
     by_atom = pos.new_empty(atoms, 3, 3) if virial else None
-    copies = plan.copies_of(given, g[sweeps.FILTER_WEIGHTS])
+    copies = plan.copies_of(given, g[slots.FILTER_WEIGHTS])
     for name, value in (
-        (sweeps.ATOMS, atoms),
-        (sweeps.EDGES, num_edges),
-        (sweeps.LAYERS, plan.layers),
-        (sweeps.HIDDEN, plan.hidden),
-        (sweeps.FILTERS, plan.filters),
-        (sweeps.READOUT, plan.readout),
-        (sweeps.KNOTS, knots),
-        (sweeps.INTERVALS, intervals),
-        (sweeps.TABLES, plan.tables),
-        (sweeps.GAUSSIANS, plan.gaussians),
-        (sweeps.GAUSSIAN_ROOM, plan.gaussian_room),
-        (sweeps.ENDS_IN_SSP, int(ends_in_ssp)),
-        (sweeps.BOTH, int(both)),
-        (sweeps.CUTOFF, _CUTOFFS[cutoff_fn]),
-        (sweeps.BLOCK_ATOMS, min(_BLOCK_ATOMS, max(_LEAST_ATOMS, atoms // wanted))),
-        (sweeps.COPIES, copies.ctypes.data),
-        (sweeps.NUM_COPIES, len(copies)),
+        (slots.ATOMS, atoms),
+        (slots.EDGES, num_edges),
+        (slots.LAYERS, plan.layers),
+        (slots.HIDDEN, plan.hidden),
+        (slots.FILTERS, plan.filters),
+        (slots.READOUT, plan.readout),
+        (slots.KNOTS, knots),
+        (slots.INTERVALS, intervals),
+        (slots.TABLES, plan.tables),
+        (slots.GAUSSIANS, plan.gaussians),
+        (slots.GAUSSIAN_ROOM, plan.gaussian_room),
+        (slots.ENDS_IN_SSP, int(ends_in_ssp)),
+        (slots.BOTH, int(both)),
+        (slots.CUTOFF, _CUTOFFS[cutoff_fn]),
+        (slots.BLOCK_ATOMS, min(_BLOCK_ATOMS, max(_LEAST_ATOMS, atoms // wanted))),
+        (slots.COPIES, copies.ctypes.data),
+        (slots.NUM_COPIES, len(copies)),
     ):
         g[name] = value
     tensors = {
-        sweeps.CONSTANTS: _constants(step, cutoff, std, dtype),
-        sweeps.SPLINE: _spline(step, dtype),
-        sweeps.TAPS: _taps(dtype),
-        sweeps.EDGE_INDEX: edge_index,
-        sweeps.IN_PTR: in_ptr,
-        sweeps.IN_ORDER: in_order,
-        sweeps.SHIFT: shift,
-        sweeps.POS: pos,
-        sweeps.Z: z,
-        sweeps.SEED: seed,
-        sweeps.INVERSE_COUNT: inverse_count,
-        sweeps.EXPANDED: expanded,
+        slots.CONSTANTS: _constants(step, cutoff, std, dtype),
+        slots.SPLINE: _spline(step, dtype),
+        slots.TAPS: _taps(dtype),
+        slots.EDGE_INDEX: edge_index,
+        slots.IN_PTR: in_ptr,
+        slots.IN_ORDER: in_order,
+        slots.SHIFT: shift,
+        slots.POS: pos,
+        slots.Z: z,
+        slots.SEED: seed,
+        slots.INVERSE_COUNT: inverse_count,
+        slots.EXPANDED: expanded,
     }
     # Results are not kept: those of an autograd.Function hold the record in turn.
-    results = {sweeps.ENERGY: energy, sweeps.FORCES: forces, sweeps.VIRIAL: by_atom}
+    results = {slots.ENERGY: energy, slots.FORCES: forces, slots.VIRIAL: by_atom}
     for name, tensor in (tensors | results).items():
         g[name] = 0 if tensor is None else tensor.data_ptr()
     arguments = ctypes.addressof(g)
     sweeps.PREPARE[dtype](1, 1, arguments)
     sweeps.TABLES_FORWARD[dtype](plan.tables, threads, arguments)
-    jobs = max(1, min(wanted, g[sweeps.NUM_BLOCKS]))
+    jobs = max(1, min(wanted, g[slots.NUM_BLOCKS]))
     threads = min(threads, jobs)
     sweeps.FIRST[dtype](jobs, threads, arguments)
     kept = [t for t in tensors.values() if t is not None]
@@ -347,9 +348,9 @@ def dual_gradients(
     per_atom = 2 * hidden + 2 * filters + readout
     if direction is not None:
         per_atom += (3 * layers + 1) * hidden + 2 * layers * filters + 2 * readout
-    scratch_size = g[sweeps.MAX_BLOCK] * per_atom
-    table_size = plan.tables * g[sweeps.KNOTS] * filters
-    filter_scratch = 2 * plan.tables * (g[sweeps.KNOTS] + 2 * REACH) * filters
+    scratch_size = g[slots.MAX_BLOCK] * per_atom
+    table_size = plan.tables * g[slots.KNOTS] * filters
+    filter_scratch = 2 * plan.tables * (g[slots.KNOTS] + 2 * REACH) * filters
     scratch = _SCRATCHES.take(max(jobs * scratch_size, filter_scratch) + 16, dtype)
     made_size = plan.gradient_size + table_size
     # The result of one job is handed out; those of several are added up, and their memory kept.
@@ -360,16 +361,16 @@ def dual_gradients(
         skipped = -parts.data_ptr() % 64 // dtype.itemsize
         made = parts.view(dtype)[skipped : skipped + jobs * made_size].view(jobs, made_size)
     given = {
-        sweeps.WEIGHT: weight,
-        sweeps.DIRECTION: direction,
-        sweeps.STRAIN: strain,
-        sweeps.MOLECULE: None if strain is None else molecule,
+        slots.WEIGHT: weight,
+        slots.DIRECTION: direction,
+        slots.STRAIN: strain,
+        slots.MOLECULE: None if strain is None else molecule,
     }
     kept = {name: t.contiguous() for name, t in given.items() if t is not None}
     for name in given:
         g[name] = kept[name].data_ptr() if name in kept else 0
-    g[sweeps.GRADIENTS], g[sweeps.GRADIENT_SIZE] = made.data_ptr(), made.size(1)
-    g[sweeps.SCRATCH], g[sweeps.SCRATCH_SIZE] = -(-scratch.data_ptr() // 64) * 64, scratch_size
+    g[slots.GRADIENTS], g[slots.GRADIENT_SIZE] = made.data_ptr(), made.size(1)
+    g[slots.SCRATCH], g[slots.SCRATCH_SIZE] = -(-scratch.data_ptr() // 64) * 64, scratch_size
     sweeps.SECOND[dtype](jobs, record.threads, ctypes.addressof(g))
     flat = made[0]
     if parts is not None:
@@ -377,8 +378,8 @@ def dual_gradients(
         _PARTS.give(parts)
 
     filter_made = torch.empty(plan.filter_gradient_size, dtype=dtype)
-    g[sweeps.FILTER_GRADIENTS] = filter_made.data_ptr()
-    g[sweeps.GRADIENTS] = flat.data_ptr() + plan.gradient_size * dtype.itemsize
+    g[slots.FILTER_GRADIENTS] = filter_made.data_ptr()
+    g[slots.GRADIENTS] = flat.data_ptr() + plan.gradient_size * dtype.itemsize
     sweeps.TABLES_BACK[dtype](plan.tables, record.threads, ctypes.addressof(g))
     _SCRATCHES.give(scratch)
     gradients = [piece.of(filter_made) for piece in plan.filter_pieces]
