@@ -6,15 +6,18 @@ the kernel to the threads that torch's operators use. Where that library is not 
 kernel runs on one thread.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from numba import cfunc
+from numba.core.caching import FunctionCache
 
 CHUNKS_PER_THREAD = 4
 _SLOTS = 32
@@ -46,6 +49,24 @@ def num_threads() -> int:
     return torch.get_num_threads() if _parallel() is not None else 1
 
 
+@functools.cache
+def _newest(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in folder.glob("*.py"))
+
+
+def _forget_if_outdated(function: Callable) -> None:
+    """Drop what is cached of a function made before a file beside its own was changed.
+
+    Numba looks at the function's own file alone, and its code is inlined from several.
+    """
+    # A part of Numba that is not public: without it, all is as Numba has it.
+    with contextlib.suppress(AttributeError, OSError, RuntimeError):
+        index = Path(FunctionCache(function)._cache_file._index_path)
+        newest = _newest(Path(function.__code__.co_filename).parent)
+        if index.stat().st_mtime < newest < time.time():  # a clock may have gone wrong
+            index.unlink()
+
+
 class Kernel:
     """A Numba function of an array of integers (counter, number of chunks, then what it needs).
 
@@ -61,6 +82,7 @@ class Kernel:
 
     @functools.cached_property
     def _compiled(self) -> tuple[Any, Callable[..., None], object]:
+        _forget_if_outdated(self.function)
         code: Any = cfunc(_SIGNATURE, cache=True)(self.function)
         return code.address, ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address), code
 
