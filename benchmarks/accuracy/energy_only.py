@@ -81,6 +81,8 @@ def draw(pairs: Sequence[tuple[Path, Path]], output: Path) -> Path:
 
 
 def _panel(ax: "Axes", quantity: str, records: list[list[Record]]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     labels = ("energies and forces", "energies only")
     for k, label in enumerate(labels):
         found = [pair[k]["errors"][quantity] for pair in records]
@@ -102,12 +104,13 @@ def _panel(ax: "Axes", quantity: str, records: list[list[Record]]) -> None:
         xlim=(-0.5, len(records) - 0.5),
         xticks=range(len(records)),
         ylabel=f"MAE of {quantity} ({unit})",
-        title=f"{quantity}, {_sizes(records)} training structures",
     )
+    ax.set_title(f"{quantity}, {_sizes(records)} training structures", fontsize="medium")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     names = [pair[0]["options"]["molecule"] for pair in records]
     ax.set_xticklabels(names, rotation=30 if len(names) > 2 else 0)
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("{x:g}")
     ax.margins(y=0.15)
 
 
