@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _with_paths_joined(_with_underscores(sys.argv[1:] if argv is None else argv))
     options = parser.parse_args(_with_resumed_config(arguments))
     try:
-        _VERBS[options.verb](options[options.verb])
+        return _VERBS[options.verb](options[options.verb]) or 0
     except (
         ValueError,
         FileNotFoundError,
@@ -57,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     ) as error:
         print(f"pyg-schnet: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("pyg-schnet: interrupted.", file=sys.stderr)
+        return 130
 
 
 def _parser() -> "ArgumentParser":
@@ -71,6 +74,8 @@ def _parser() -> "ArgumentParser":
     verbs.add_subcommand("train", train)
     verbs.add_subcommand("evaluate", _evaluate_parser())
     verbs.add_subcommand("predict", _predict_parser())
+    verbs.add_subcommand("relax", _relax_parser())
+    verbs.add_subcommand("md", _md_parser())
     datasets = ArgumentParser(description="Data sets.")
     verbs.add_subcommand("datasets", datasets)
     benchmark = ArgumentParser(description="Measure.")
@@ -119,6 +124,38 @@ def _predict_parser() -> "ArgumentParser":
     predict.add_argument("--index", default=":", help="Which structures, in ASE's notation.")
     predict.add_argument("--forces", type=bool, default=False, help="Largest force too.")
     return predict
+
+
+def _relax_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    relax = ArgumentParser(description="Relax structures of any file that ASE reads.")
+    relax.add_argument("file", help="Structures.")
+    relax.add_argument("--model", required=True, help="File, run folder, or name of a model.")
+    relax.add_argument("--fmax", type=float, default=0.01, help="Largest force to leave, eV/Å.")
+    relax.add_argument("--steps", type=int, default=1000, help="Most of them, per structure.")
+    relax.add_argument("--optimizer", default="BFGS", help="BFGS, FIRE or LBFGS.")
+    relax.add_argument("--cell", type=bool, default=False, help="Relax the cell too.")
+    relax.add_argument("--output", type=str | None, help="File; by default NAME-relaxed.extxyz.")
+    return relax
+
+
+def _md_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    md = ArgumentParser(description="Molecular dynamics; the same command again goes on.")
+    md.add_argument("file", help="The start, of any file that ASE reads; its last structure.")
+    md.add_argument("--model", required=True, help="File, run folder, or name of a model.")
+    md.add_argument("--time", type=float, default=10.0, help="ps.")
+    md.add_argument("--timestep", type=float, default=0.5, help="fs.")
+    md.add_argument("--temperature", type=float, default=300.0, help="K.")
+    md.add_argument("--thermostat", default="none", help="none, langevin or nose-hoover.")
+    md.add_argument("--time_constant", type=float, default=100.0, help="Of the thermostat, fs.")
+    md.add_argument("--every", type=int, default=20, help="Steps between frames.")
+    md.add_argument("--seed", type=int, default=0, help="Of velocities and noise.")
+    md.add_argument("--keep_velocities", type=bool, default=False, help="Those of the file.")
+    md.add_argument("--output", type=str | None, help="File; by default NAME-md.extxyz.")
+    return md
 
 
 def _add_datasets_actions(datasets: "ArgumentParser") -> None:
@@ -337,6 +374,54 @@ def _predict(options: "Namespace") -> None:
     print(f"Wrote {len(rows)} predictions to {options.output}")
 
 
+def _relax(options: "Namespace") -> int:
+    from tqdm import tqdm
+
+    from pyg_schnet.simulation import relax_file
+
+    output = options.output or f"{Path(options.file).stem}-relaxed.extxyz"
+    wanted = options.fmax, options.steps
+    chosen = {"optimizer": options.optimizer, "cell": options.cell}
+    failed = number = 0
+    for found in relax_file(options.file, options.model, output, *wanted, **chosen):
+        tqdm.write(f"{number} {found.sentence()}")  # above the bar
+        failed += not found.converged
+        number += 1
+    print(f"Wrote {number} structures to {output}")
+    if failed:
+        print(
+            f"pyg-schnet: {failed} of {number} structures have not converged to "
+            f"{options.fmax:g} eV/Å in {options.steps} steps; allow more --steps.",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _md(options: "Namespace") -> int:
+    from pyg_schnet.simulation import run_md
+    from pyg_schnet.simulation.relax import check_output, read_structures
+
+    output = options.output or f"{Path(options.file).stem}-md.extxyz"
+    check_output(output, options.file)
+    names = ("thermostat", "time_constant", "every", "seed", "keep_velocities")
+    try:
+        done = run_md(
+            options.model,
+            read_structures(options.file)[-1],
+            output,
+            options.time,
+            options.temperature,
+            options.timestep,
+            **{name: options[name] for name in names},
+        )
+    except KeyboardInterrupt:
+        print("pyg-schnet: interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    print(done.sentence())
+    print(f"Wrote {done.frames:,} frames to {done.output}, energies to {done.log}")
+    return 0
+
+
 def _datasets(options: "Namespace") -> None:
     if options.action == "list":
         for name in _DATASETS:
@@ -416,10 +501,12 @@ _DATASETS = {
     "trajectories": ("trajectories", "Trajectories"),
 }
 
-_VERBS = {
+_VERBS: dict[str, Callable[[Any], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "relax": _relax,
+    "md": _md,
     "datasets": _datasets,
     "benchmark": _benchmark,
 }

@@ -15,7 +15,7 @@ from ase.io import write
 from small_frames import springs, write_md17
 from small_qm9 import write_small_qm9
 
-from pyg_schnet import Potential, SchNet, load, save
+from pyg_schnet import Potential, SchNet, cli, load, save
 from pyg_schnet.cli import main, qm9_property
 from pyg_schnet.datasets import QM9
 from pyg_schnet.simulation import atoms_to_data, predict_file
@@ -173,7 +173,7 @@ def test_predict_to_the_screen_and_a_file_that_is_none(trained, tmp_path, capsys
     assert main(["predict", str(tmp_path / "gone.xyz"), f"--model={trained}"]) == 2
     assert "no structure file" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "water.xyz"), "--model=gone.safetensors"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert "no model file or run folder at gone.safetensors" in capsys.readouterr().err
 
 
 def test_periodic_structures_are_predicted_per_cell(tmp_path):
@@ -244,8 +244,9 @@ def test_energies_and_forces_are_trained_resumed_evaluated_and_predicted(md17, c
     assert train_md17(md17, "run") == 0
     out = capsys.readouterr().out
     assert "energies and forces of ethanol: 30 structures, 10 for validation, 20 for test" in out
-    for row in ("mean of the training set", "this SchNet", "J. Chem. Phys. 2018", "kcal/mol/Å"):
+    for row in ("mean of the training set", "this SchNet", "kcal/mol/Å"):
         assert row in out
+    assert "J. Chem. Phys." not in out  # which has 1,000 training structures
     run = md17 / "run"
     assert {path.name for path in run.iterdir()} >= {"forces_vs_reference.png", "split.npz"}
     assert main(["train", "md17", f"--resume={run}", "--max-steps=15"]) == 0
@@ -345,3 +346,12 @@ def test_data_sets_of_forces_are_described_prepared_and_made(md17, tmp_path, cap
     made = ["datasets", "generate", "unobtainium", f"--output={tmp_path / 'a.extxyz'}"]
     assert main(made) == 2
     assert "unobtainium" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_a_sentence(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli._VERBS, "datasets", interrupted)
+    assert main(["datasets", "list"]) == 130
+    assert capsys.readouterr().err == "pyg-schnet: interrupted.\n"

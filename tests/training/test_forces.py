@@ -6,17 +6,19 @@ import pytest
 import torch
 import yaml
 from helpers import randomize
-from small_frames import STIFFNESS, TOTAL, spring_table
+from small_frames import STIFFNESS, TOTAL, spring_table, write_md17
 from torch.testing import assert_close
 from torch_geometric.data import Data, InMemoryDataset
 
 from pyg_schnet import Potential, SchNet, load
 from pyg_schnet.analysis import plot_run, read_log
+from pyg_schnet.datasets import MD17
 from pyg_schnet.models.sweeps import applies, by_autograd
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.evaluation import evaluate, evaluate_forces, fit_constant
 from pyg_schnet.training.force_config import MD17Config
 from pyg_schnet.training.force_module import ForceTraining
+from pyg_schnet.training.force_tasks import md17_task
 from pyg_schnet.training.run import EnergyAndForces, build_model, train
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import random_split
@@ -329,3 +331,14 @@ def test_the_ready_options_are_options():
     folder = Path(train.__code__.co_filename).parent / "configs"
     config = MD17Config(**yaml.safe_load((folder / "md17_ethanol_1k.yaml").read_text()))
     assert (config.molecule, config.train_size, config.rho) == ("ethanol", 1000, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [({}, True), ({"train_size": 999}, False), ({"forces": False}, False), ({"unit": "eV"}, False)],
+)
+def test_the_papers_errors_stand_beside_runs_as_in_the_paper(tmp_path, changes, shown):
+    raw = write_md17(tmp_path / "md17_ethanol.npz", 1020)
+    config = MD17Config(**({"train_size": 1000, "val_size": 10} | changes))
+    task = md17_task(config, MD17(tmp_path, "ethanol", raw=raw))
+    assert list(task.published.values()) == ([(0.08, 0.39)] if shown else [])
