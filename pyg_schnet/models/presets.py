@@ -46,6 +46,22 @@ PRESETS: dict[str, Preset] = {
             "cutoff_fn": "none",
         },
     ),
+    "jcp-2018-crystals": Preset(
+        "Schütt et al., J. Chem. Phys. 148, 241722 (2018), bulk crystals: T=6, 64 features, hard "
+        "cutoff at 5 Å, divided by the number of neighbours; for a mean over atoms say "
+        "readout='mean'. Gaussians every 0.1 Å and ssp after both filter layers as in the authors' published code.",
+        {
+            "hidden_channels": 64,
+            "num_filters": 64,
+            "num_interactions": 6,
+            "num_gaussians": 51,
+            "cutoff": 5.0,
+            "gamma": 10.0,
+            "filter_activation": "ssp",
+            "cutoff_fn": "hard",
+            "normalize": "neighbors",
+        },
+    ),
     "chapter-2020": Preset(
         "Schütt, Tkatchenko, Müller, Learning Representations of Molecules and Materials with "
         "Atomistic Neural Networks (2020): the cosine cutoff at 5 Å; sizes of SchNetPack's models.",

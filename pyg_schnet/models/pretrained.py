@@ -27,7 +27,13 @@ _DATA = {
     "(2020).",
     "iso17": "ISO17: Schütt et al., NeurIPS 2017.",
 }
-_OWN_OPTION = {"molecule": "md17", "scenario": "iso17", "paths": "trajectories", "target": "qm9"}
+_OWN_OPTION = {
+    "molecule": "md17",
+    "scenario": "iso17",
+    "paths": "trajectories",
+    "isolated": "mp",
+    "target": "qm9",
+}
 # Where somebody else would look for other files.
 _LOCAL = ("root", "raw", "output", "split_file")
 

@@ -82,3 +82,17 @@ def fill(rows, table_ptr, stored, table, ptr, begin, out):  # type: ignore[no-un
             source[e] = start + (pair[e] & mask)
             target[e] = start + (pair[e] >> bits)
     return felt + touched
+
+
+def fill_shifts(rows, edge_first, shift, ptr, begin, out):  # type: ignore[no-untyped-def]
+    """Copy the lattice shifts of the edges of each row to their places; both are flat."""
+    size = rows.shape[1]
+    for n in range(rows.size):
+        g, k = n // size, n % size
+        row = rows[g, k] if rows[g, k] >= 0 else rows[g, k] + len(edge_first)
+        count = 3 * (ptr[g, 1, k + 1] - ptr[g, 1, k])
+        here = shift[3 * edge_first[row] : 3 * edge_first[row] + count]
+        place = 3 * (begin[g, 1] + ptr[g, 1, k])
+        there = out[place : place + count]
+        for e in range(count):
+            there[e] = here[e]

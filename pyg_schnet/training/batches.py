@@ -10,53 +10,26 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, InMemoryDataset
-from tqdm import tqdm
 
 from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.training.batch_loops import fill, measure
-
-EDGE_MEMORY = 300_000_000
-"""Bytes that the stored edges of one cutoff may take; beyond, every batch searches its own."""
-
-PAIRS_TOGETHER = {"cpu": 1 << 16, "cuda": 1 << 22}
-"""Pairs of atoms that are looked at together while edges are stored."""
+from pyg_schnet.training.batch_loops import fill, fill_shifts, measure
+from pyg_schnet.training.stored_edges import StoredEdges, store_edges
 
 _PLAIN = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8)
 
 
-@dataclass(frozen=True)
-class StoredEdges:
-    """Edges of every molecule, with atoms counted from the first of their own molecule.
-
-    Attributes:
-        local: (S, 2) source and target, uint8 or int16, sorted by target, then source.
-        first: (M,) row where the edges of each molecule start. Molecules may share rows.
-        count: (M,) edges of each molecule. Like ``first``, int64 on the CPU.
-    """
-
-    local: Tensor
-    first: Tensor
-    count: Tensor
-
-    @functools.cached_property
-    def pairs(self) -> np.ndarray:
-        """(S,) source and target in one number, the target in its upper half."""
-        wide = np.uint16 if self.local.dtype == torch.uint8 else np.uint32
-        return np.ravel(self.local.numpy().view(wide))
-
-
 class MoleculeTable:
-    """Molecules as concatenated tensors, on any one device.
+    """Molecules or crystals as concatenated tensors, on any one device.
 
     Edges of a cutoff are searched when it is first asked for, and kept (of the last two cutoffs):
     two bytes for each edge, so the 37 million at 5 Å of the whole QM9 take 74 MB beside the 50 MB
-    of its atoms. The positions must not be changed afterwards.
+    of its atoms; five bytes where structures are periodic. The positions must not be changed
+    afterwards.
 
     Args:
         z: (N,) atomic numbers of all molecules.
@@ -64,6 +37,8 @@ class MoleculeTable:
         ptr: (M + 1,) first atom of each molecule.
         y: (M, T) targets, float64.
         forces: (N, 3) eV/Å in the dtype of ``pos``, or None.
+        cell: (M, 3, 3) lattice vectors as rows, Å; None where nothing is periodic.
+        pbc: (M, 3) booleans; None with a cell: periodic along all its vectors.
 
     Raises:
         ValueError: If lengths do not fit, or positions, targets or forces are not finite.
@@ -75,7 +50,14 @@ class MoleculeTable:
     """
 
     def __init__(
-        self, z: Tensor, pos: Tensor, ptr: Tensor, y: Tensor, forces: Tensor | None = None
+        self,
+        z: Tensor,
+        pos: Tensor,
+        ptr: Tensor,
+        y: Tensor,
+        forces: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
     ) -> None:
         if int(ptr[-1]) != z.numel() or pos.shape != (z.numel(), 3) or len(y) != len(ptr) - 1:
             raise ValueError(
@@ -86,12 +68,20 @@ class MoleculeTable:
             raise ValueError(
                 f"forces must have the shape of pos, {tuple(pos.shape)}, got {tuple(forces.shape)}."
             )
-        for name, values in (("pos", pos), ("y", y), ("forces", forces)):
+        if cell is not None and cell.shape != (len(y), 3, 3):
+            raise ValueError(
+                f"cell must have one row per structure, ({len(y)}, 3, 3), got {tuple(cell.shape)}."
+            )
+        for name, values in (("pos", pos), ("y", y), ("forces", forces), ("cell", cell)):
             if values is not None and not torch.isfinite(values).all():
                 row = int((~torch.isfinite(values)).flatten(1).any(1).nonzero()[0])
                 raise ValueError(f"{name} has a NaN or infinite value in row {row}; remove it.")
         self.z, self.pos, self.y = z.contiguous(), pos.contiguous(), y.contiguous()
         self.forces = None if forces is None else forces.to(pos.dtype).contiguous()
+        self.cell, self.pbc = None, None
+        if cell is not None:
+            repeats = torch.ones(len(y), 3, dtype=torch.bool) if pbc is None else pbc
+            self.cell, self.pbc = cell.to(pos.dtype).contiguous(), repeats.to(z.device).contiguous()
         # On the CPU whatever the device: the sizes of a batch are known without asking a GPU.
         self.ptr = ptr.long().cpu().contiguous()
         self.num_atoms = self.ptr.diff()
@@ -103,46 +93,50 @@ class MoleculeTable:
     ) -> MoleculeTable:
         """Take every molecule, in the order of the whole data set.
 
-        Taken are ``z``, ``pos``, the targets ``y`` or else ``energy``, and ``forces`` where there
-        are any.
+        Taken are ``z``, ``pos``, the targets ``y`` or else ``energy``, ``forces`` where there are
+        any, and ``cell`` and ``pbc`` where any structure is periodic.
 
         Args:
             dataset: With its rows in storage order (not a shuffled or indexed view).
-            dtype: Of positions and forces.
+            dtype: Of positions, cells and forces.
 
         Raises:
-            ValueError: If it is an indexed view, has no targets, or has periodic structures.
+            ValueError: If it is an indexed view or has no targets.
         """
         if dataset._indices is not None:
             raise ValueError(
                 "Give the whole data set and choose rows by a Split, not a view of it."
             )
         data, slices = dataset._data, dataset.slices
-        if data.get("pbc") is not None and bool(data.pbc.any()):
-            raise ValueError(
-                "The data set has periodic structures; a MoleculeTable holds molecules only."
-            )
         y, forces = data.get("y"), data.get("forces")
         if y is None:
             if data.get("energy") is None:
                 raise ValueError("The data set has neither y nor energy to learn.")
             y = data.energy.view(-1, 1)
         forces = None if forces is None else forces.to(dtype)
-        return cls(data.z.long(), data.pos.to(dtype), slices["z"], y.double(), forces)
+        cell, pbc = data.get("cell"), data.get("pbc")
+        if cell is None or (pbc is not None and not bool(pbc.any())):
+            cell = pbc = None
+        pos = data.pos.to(dtype)
+        return cls(data.z.long(), pos, slices["z"], y.double(), forces, cell, pbc)
 
     @classmethod
     def joined(cls, tables: Sequence[MoleculeTable]) -> MoleculeTable:
         """One table of all molecules of several, in their order.
 
         Args:
-            tables: On one device, with the same targets; all with forces, or none.
+            tables: On one device, with the same targets; all with forces, or none, and all with
+                cells, or none.
 
         Raises:
-            ValueError: If some have forces and others have not.
+            ValueError: If some have forces or cells and others have not.
         """
         forces = [table.forces for table in tables if table.forces is not None]
         if forces and len(forces) < len(tables):
             raise ValueError("Some of the tables have forces and others have not; join like ones.")
+        cells = [table.cell for table in tables if table.cell is not None]
+        if cells and len(cells) < len(tables):
+            raise ValueError("Some of the tables have cells and others have not; join like ones.")
         num_atoms = torch.cat([table.num_atoms for table in tables])
         return cls(
             torch.cat([table.z for table in tables]),
@@ -150,6 +144,8 @@ class MoleculeTable:
             torch.cat([num_atoms.new_zeros(1), num_atoms.cumsum(0)]),
             torch.cat([table.y for table in tables]),
             torch.cat(forces) if forces else None,
+            torch.cat(cells) if cells else None,
+            torch.cat([table.pbc for table in tables if table.pbc is not None]) if cells else None,
         )
 
     def __len__(self) -> int:
@@ -179,8 +175,8 @@ class MoleculeTable:
 
         Returns:
             A ``Batch`` with z, pos, batch, ptr, y (B, T), edge_index sorted by target, then
-            source, ``rows``, and ``forces`` where the table has them. ``to_data_list`` takes it
-            apart again.
+            source, ``rows``, and ``forces``, or ``cell`` (B, 3, 3), ``pbc`` (B, 3) and
+            ``cell_shift`` (E, 3), where the table has them. ``to_data_list`` takes it apart again.
 
         Raises:
             IndexError: If there is no such molecule.
@@ -197,7 +193,10 @@ class MoleculeTable:
         if cutoff not in self._stored:
             while len(self._stored) > 1:
                 del self._stored[next(iter(self._stored))]
-            self._stored[cutoff] = self._store_edges(cutoff)
+            lattices = None
+            if self.cell is not None and self.pbc is not None:
+                lattices = self.cell, self.pbc
+            self._stored[cutoff] = store_edges(self.pos, self.num_atoms, cutoff, lattices)
         edges = self._stored[cutoff]
         rows = rows.to("cpu", torch.long).contiguous()
         loops = _compiled() if self._is_plain() and edges is not None else None
@@ -214,44 +213,13 @@ class MoleculeTable:
             t.device.type == "cpu" and t.dtype in _PLAIN for t in tensors
         )
 
-    def _store_edges(self, cutoff: float | None) -> StoredEdges | None:
-        """The edges of all molecules, or None where they would take too much memory."""
-        if cutoff is None:
-            # All pairs depend on the size of a molecule alone, so each size is stored once.
-            sizes, size_of = self.num_atoms.unique(return_inverse=True)
-            pos = self.pos.new_zeros(int(sizes.sum()), 3)
-        else:
-            sizes, size_of, pos = self.num_atoms, None, self.pos
-        most = int(sizes.max()) if len(sizes) else 0
-        width = torch.uint8 if most <= 256 else torch.int16
-        if most > torch.iinfo(torch.int16).max:
-            return None
-        ends = sizes.cumsum(0)
-        parts, counts, taken = [], [], 0
-        with tqdm(total=len(sizes), desc="edges", unit=" molecules", delay=2, disable=None) as bar:
-            for first, last in _chunks(sizes, pos.device.type):
-                start = ends[first:last] - sizes[first:last]
-                few = sizes[first:last]
-                graph = torch.repeat_interleave(few).to(pos.device)
-                here = pos[int(start[0]) : int(ends[last - 1])]
-                edge_index, _ = neighbor_edges(here, cutoff, batch=graph, validate=False)
-                of_edge = graph[edge_index[1]]
-                shift = (start - start[0]).to(pos.device)
-                parts.append((edge_index - shift[of_edge]).to(width).T)
-                counts.append(torch.bincount(of_edge, minlength=last - first).cpu())
-                taken += parts[-1].numel() * parts[-1].element_size()
-                if taken > EDGE_MEMORY:
-                    return None
-                bar.update(last - first)
-        empty = torch.zeros(0, 2, dtype=width, device=pos.device)
-        count = torch.cat([sizes.new_zeros(0), *counts])
-        begin = count.cumsum(0) - count
-        if size_of is not None:
-            begin, count = begin[size_of], count[size_of]
-        return StoredEdges(torch.cat([empty, *parts]).contiguous(), begin, count)
-
     def _copy(
-        self, rows: Tensor, edges: StoredEdges, sum_up: Callable, copy_in: Callable
+        self,
+        rows: Tensor,
+        edges: StoredEdges,
+        sum_up: Callable,
+        copy_in: Callable,
+        copy_shifts: Callable,
     ) -> list[Batch]:
         """Batches by the compiled loops, each quantity of all of them in one piece of memory."""
         index, table_ptr, first = rows.numpy(), self.ptr.numpy(), edges.first.numpy()
@@ -276,27 +244,49 @@ class MoleculeTable:
         stored = first, edges.pairs, 8 * edges.local.element_size()
         out = z, pos, forces, y, batch, edge_index
         copy_in(index, table_ptr, stored, table, ptr, begin, out)
+        shifts = None
+        if edges.shift is not None:
+            shifts = np.empty(3 * num_edges, np.int32)
+            copy_shifts(index, first, edges.shift.numpy().ravel(), ptr, begin, shifts)
         made = []
         for k, ((a, e), (n, m)) in enumerate(zip(begin.tolist(), sizes.tolist(), strict=False)):
             # From NumPy, because views of one tensor would share autograd's count of changes.
-            offsets = torch.from_numpy(ptr[k, 0])
+            offsets, edge_offsets = (torch.from_numpy(of) for of in ptr[k])
+            more = {}
+            if self.forces is not None:
+                more["forces"] = _triples(forces, a, n), offsets
+            if shifts is not None:
+                more |= self._lattices(rows[k], _triples(shifts, e, m), edge_offsets)
             made.append(
                 _assemble(
                     torch.from_numpy(z[a : a + n]),
-                    torch.from_numpy(pos[3 * a : 3 * (a + n)].reshape(-1, 3)),
-                    None
-                    if self.forces is None
-                    else torch.from_numpy(forces[3 * a : 3 * (a + n)].reshape(-1, 3)),
+                    _triples(pos, a, n),
                     torch.from_numpy(y[k]),
                     torch.from_numpy(batch[a : a + n]),
                     offsets,
                     rows[k],
                     torch.from_numpy(edge_index[2 * e : 2 * (e + m)].reshape(2, -1)),
                     offsets,
-                    torch.from_numpy(ptr[k, 1]),
+                    edge_offsets,
+                    more,
                 )
             )
         return made
+
+    def _lattices(
+        self, rows: Tensor, shift: Tensor, edge_ptr: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cells, periodicity and shifts of a batch, with where the part of each structure begins.
+
+        ``rows`` are on the device of the table.
+        """
+        assert self.cell is not None and self.pbc is not None
+        each = _counted(len(rows) + 1)
+        return {
+            "cell": (self.cell[rows], each),
+            "pbc": (self.pbc[rows], each),
+            "cell_shift": (shift, edge_ptr),
+        }
 
     def _index(self, rows: Tensor, edges: StoredEdges | None, cutoff: float | None) -> Batch:
         """A batch by torch's operators; they wait for a GPU only where edges are not stored."""
@@ -319,34 +309,44 @@ class MoleculeTable:
         batch = torch.repeat_interleave(atoms_there, output_size=total)
         atoms = torch.arange(total, device=device) + shift[batch]
         z, pos, y = self.z[atoms], self.pos[atoms], self.y[there]
-        forces = None if self.forces is None else self.forces[atoms]
+        cell_shift = None
         if edges is None:
-            edge_index, _ = neighbor_edges(pos, cutoff, batch=batch, validate=False)
+            cell = None if self.cell is None else self.cell[there]
+            pbc = None if self.pbc is None else self.pbc[there]
+            edge_index, cell_shift = neighbor_edges(pos, cutoff, batch, cell, pbc, validate=False)
+            cell_shift = cell_shift.int()
             num_edges = torch.bincount(batch[edge_index[1]], minlength=len(rows)).cpu()
             edge_end = num_edges.cumsum(0)
         else:
             total_edges = int(edge_end[-1]) if len(rows) else 0
             graph = torch.repeat_interleave(edges_there, output_size=total_edges)
-            local = edges.local[torch.arange(total_edges, device=device) + edge_shift[graph]]
+            chosen = torch.arange(total_edges, device=device) + edge_shift[graph]
             edge_index = graph.new_empty(2, total_edges)
-            torch.add(local.T, start_there[graph], out=edge_index)
+            torch.add(edges.local[chosen].T, start_there[graph], out=edge_index)
+            if edges.shift is not None:
+                cell_shift = edges.shift[chosen].int()
         zero = end.new_zeros(1)
         host_ptr, edge_ptr = torch.cat([zero, end]), torch.cat([zero, edge_end])
         ptr = host_ptr.to(device, non_blocking=True)
-        return _assemble(z, pos, forces, y, batch, ptr, there, edge_index, host_ptr, edge_ptr)
+        more = {}
+        if self.forces is not None:
+            more["forces"] = self.forces[atoms], host_ptr
+        if self.cell is not None:
+            assert cell_shift is not None
+            more |= self._lattices(there, cell_shift, edge_ptr)
+        return _assemble(z, pos, y, batch, ptr, there, edge_index, host_ptr, edge_ptr, more)
 
 
-def _chunks(sizes: Tensor, device: str) -> list[tuple[int, int]]:
-    """Ranges of molecules with about PAIRS_TOGETHER pairs each (one molecule at least)."""
-    chunk = PAIRS_TOGETHER.get(device, PAIRS_TOGETHER["cuda"])
-    number = sizes.square().cumsum(0) // chunk
-    cuts = (number.diff().nonzero().squeeze(1) + 1).tolist()
-    bounds = sorted({0, *cuts, len(sizes)})
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+def model_inputs(
+    batch: Batch,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What a model takes: z, pos, batch, edge_index, cell and cell_shift (None for molecules)."""
+    known = batch.z, batch.pos, batch.batch, batch.edge_index
+    return (*known, batch.get("cell"), batch.get("cell_shift"))
 
 
 def _no_such_row(row: int, count: int) -> IndexError:
-    return IndexError(f"rows has {row}, but the table has {count} molecules, counted from 0.")
+    return IndexError(f"rows has {row}, but the table has {count} structures, counted from 0.")
 
 
 @functools.lru_cache(8)
@@ -359,10 +359,14 @@ def _empty_batch() -> Batch:
     return Batch()
 
 
+def _triples(flat: np.ndarray, first: int, count: int) -> Tensor:
+    """Rows of a matrix with three columns that lies in memory as one vector."""
+    return torch.from_numpy(flat[3 * first : 3 * (first + count)].reshape(-1, 3))
+
+
 def _assemble(
     z: Tensor,
     pos: Tensor,
-    forces: Tensor | None,
     y: Tensor,
     batch: Tensor,
     ptr: Tensor,
@@ -370,8 +374,12 @@ def _assemble(
     edge_index: Tensor,
     host_ptr: Tensor,
     edge_ptr: Tensor,
+    more: dict[str, tuple[Tensor, Tensor]],
 ) -> Batch:
-    """The PyG object. Its constructor takes longer than all the copying; a copy of one does not."""
+    """The PyG object. Its constructor takes longer than all the copying; a copy of one does not.
+
+    ``more`` holds other attributes, each with where the part of each structure begins.
+    """
     out = copy.copy(_empty_batch())
     out._store._mapping.update(
         z=z, pos=pos, y=y, batch=batch, ptr=ptr, rows=rows, edge_index=edge_index
@@ -384,18 +392,19 @@ def _assemble(
         _slice_dict=dict(z=host_ptr, pos=host_ptr, y=each, rows=each, edge_index=edge_ptr),
         _inc_dict=dict(z=None, pos=None, y=None, rows=None, edge_index=host_ptr),
     )
-    if forces is not None:
-        out._store._mapping["forces"] = forces
-        out._store._slice_dict["forces"] = host_ptr
-        out._store._inc_dict["forces"] = None
+    for name, (values, begin) in more.items():
+        out._store._mapping[name] = values
+        out._store._slice_dict[name] = begin
+        out._store._inc_dict[name] = None
     return out
 
 
 @functools.cache
-def _compiled() -> tuple[Callable, Callable] | None:
+def _compiled() -> tuple[Callable, Callable, Callable] | None:
     """The loops, compiled when first used and cached on disk; None without Numba."""
     try:
         from numba import njit
     except ImportError:
         return None
-    return njit(measure, cache=True, nogil=True), njit(fill, cache=True, nogil=True)
+    first, second, third = (njit(f, cache=True, nogil=True) for f in (measure, fill, fill_shifts))
+    return first, second, third

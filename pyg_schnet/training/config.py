@@ -24,6 +24,7 @@ class RunConfig:
         cutoff: Å.
         cutoff_fn: cosine, hard or none (all pairs).
         filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
+        normalize: neighbors (divide each convolution by the number of neighbours) or none.
         filters: exact (networks on every edge), tabulated, or auto.
         shared_filters: One filter network for all interaction blocks.
         batch_size: Structures in a training batch.
@@ -64,6 +65,7 @@ class RunConfig:
     cutoff: float = 5.0
     cutoff_fn: str = "cosine"
     filter_activation: str = "linear"
+    normalize: str = "none"
     filters: str = "auto"
     shared_filters: bool = False
     batch_size: int = 32
@@ -87,7 +89,10 @@ class RunConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        self._check_choices(precision=("32-true", "64-true", "bf16-mixed", "16-mixed"))
+        self._check_choices(
+            precision=("32-true", "64-true", "bf16-mixed", "16-mixed"),
+            normalize=("none", "neighbors"),
+        )
         for name in ("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

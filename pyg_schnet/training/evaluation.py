@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyg_schnet.models import Potential, SchNet
 from pyg_schnet.nn.readout import Atomwise
-from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.batches import MoleculeTable, model_inputs
 from pyg_schnet.training.loaders import OrderedLoader
 from pyg_schnet.training.statistics import fit_composition
 
@@ -71,14 +71,10 @@ def evaluate(
     parts = []
     for batch in OrderedLoader(table, rows, batch_size, edge_cutoff(model)):
         batch = batch.to(device)
-        out = model(
-            batch.z,
-            batch.pos.to(dtype),
-            batch.batch,
-            batch.edge_index,
-            num_graphs=batch.num_graphs,
-            dtype=torch.float64,
-        )
+        for name in ("pos", "cell"):
+            if name in batch:
+                batch[name] = batch[name].to(dtype)
+        out = model(*model_inputs(batch), num_graphs=batch.num_graphs, dtype=torch.float64)
         parts.append(out[:, 0].cpu())
     model.train(was_training)
     return Evaluation(table.y[rows, 0], torch.cat(parts))
@@ -109,7 +105,9 @@ def evaluate_forces(
     with torch.no_grad():
         for batch in OrderedLoader(table, rows, batch_size, edge_cutoff(model)):
             references.append(batch.forces.cpu())
-            batch.pos = batch.pos.to(weight.dtype)
+            for name in ("pos", "cell"):
+                if name in batch:
+                    batch[name] = batch[name].to(weight.dtype)
             result = potential(batch.to(weight.device))
             energies.append(result["energy"].cpu())
             forces.append(result["forces"].cpu())

@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from pyg_schnet.models import Potential, SchNet
 from pyg_schnet.models.sweeps import applies, energy_and_forces
 from pyg_schnet.nn.readout import Atomwise
-from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.batches import MoleculeTable, model_inputs
 from pyg_schnet.training.evaluation import fit_constant
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
@@ -109,7 +109,7 @@ class ForceTraining(PropertyTraining):
         """
         if self._by_sweeps is None:
             self._by_sweeps = self.on_forces and applies(
-                self.model, batch.pos, None, batch.num_graphs
+                self.model, batch.pos, batch.get("cell"), batch.num_graphs
             )
         if not self._by_sweeps:
             return super().differentiate(batch, watched)
@@ -137,12 +137,11 @@ class ForceTraining(PropertyTraining):
         self._by_sweeps = None
 
     def _by_sweep(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        given = (batch.z, batch.pos, batch.batch, batch.edge_index)
-        return energy_and_forces(self.model, *given, num_graphs=batch.num_graphs)[:2]
+        return energy_and_forces(self.model, *model_inputs(batch), num_graphs=batch.num_graphs)[:2]
 
     def _differentiable(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Energies (B,) in float64 and forces (N, 3), to be differentiated in the parameters."""
-        if applies(self.model, batch.pos, None, batch.num_graphs):
+        if applies(self.model, batch.pos, batch.get("cell"), batch.num_graphs):
             return self._by_sweep(batch)
         result = Potential(self.model)(batch)  # in training mode, as it is new
         return result["energy"], result["forces"]

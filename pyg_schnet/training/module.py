@@ -12,6 +12,7 @@ from torch_geometric.data import Batch
 from pyg_schnet.models import SchNet
 from pyg_schnet.models.sweeps import applies, learned_energies
 from pyg_schnet.nn.readout import Atomwise, pool
+from pyg_schnet.training.batches import model_inputs
 from pyg_schnet.training.schedules import Schedule
 
 _NEVER = 2**62
@@ -82,18 +83,19 @@ class PropertyTraining(L.LightningModule):
     def error(self, batch: Batch) -> Tensor:
         """Prediction minus target, (B,), in the model's dtype and the unit of the target."""
         head = self.model.readout
-        edges = batch.edge_index
+        given = model_inputs(batch)
         if not isinstance(head, Atomwise):
-            out = self.model(batch.z, batch.pos, batch.batch, edges, num_graphs=batch.num_graphs)
+            out = self.model(*given, num_graphs=batch.num_graphs)
             return (out - batch.y[:, :1].to(out.dtype)).squeeze(1)
         known = pool(head.constant(batch.z), batch.batch, batch.num_graphs, head.readout)
         target = batch.y[:, :1] / head.scale - known  # [B, 1] float64
         dtype = batch.pos.dtype
-        if torch.is_grad_enabled() and applies(self.model, batch.pos, None, batch.num_graphs):
-            given = (batch.z, batch.pos, batch.batch, edges)
+        if torch.is_grad_enabled() and applies(
+            self.model, batch.pos, batch.get("cell"), batch.num_graphs
+        ):
             learned = learned_energies(self.model, *given, num_graphs=batch.num_graphs)
             return (learned - target.squeeze(1) * head.scale).to(dtype)
-        x = self.model.features(batch.z, batch.pos, batch.batch, edges)
+        x = self.model.features(*given)
         out = pool(head.learned(x).to(dtype), batch.batch, batch.num_graphs, head.readout)
         return ((out - target.to(dtype)) * head.scale.to(dtype)).squeeze(1)
 

@@ -73,6 +73,7 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
             config.cutoff,
             cutoff_fn=config.cutoff_fn,
             filter_activation=config.filter_activation,
+            normalize=None if config.normalize == "none" else config.normalize,
             shared_filters=config.shared_filters,
             **common,
         )

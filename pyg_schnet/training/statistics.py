@@ -17,23 +17,29 @@ class Offsets:
     atomref: Tensor
 
 
-def dressed_atoms(table: MoleculeTable, rows: Tensor) -> Tensor:
+def dressed_atoms(table: MoleculeTable, rows: Tensor, readout: str = "add") -> Tensor:
     r"""One energy per element that fits the targets best by composition alone.
 
     .. math::
         \min_{e} \sum_{m \in \mathrm{rows}} \Big( y_m - \sum_Z n_{mZ}\,e_Z \Big)^2
 
-    Elements that do not occur get zero. Where compositions do not determine the solution, it is
-    the shortest one.
+    For a target per atom (``readout="mean"``), :math:`n_{mZ}` are shares of the composition, that
+    add up to one. Elements that do not occur get zero, or with ``"mean"`` the mean of the targets.
+    Where compositions do not determine the solution, it is the shortest one.
 
     Args:
-        table: The molecules.
+        table: The structures.
         rows: Those to fit, usually the training set.
+        readout: "add" or "mean".
 
     Returns:
         (100, 1), float64.
     """
-    return fit_composition(table.composition(rows), table.y[rows, :1])
+    counts, y = table.composition(rows), table.y[rows, :1].to(torch.float64)
+    if readout == "add":
+        return fit_composition(counts, y)
+    shares = counts / counts.sum(1, keepdim=True)
+    return y.mean() + fit_composition(shares, y - y.mean())
 
 
 def fit_composition(counts: Tensor, values: Tensor) -> Tensor:
@@ -81,8 +87,8 @@ def offsets(
             "This target has no single-atom references; use offsets='dressed' or 'mean'."
         )
     per_element = torch.zeros(100, 1, dtype=torch.float64)
-    if kind == "dressed" and readout == "add":
-        per_element = dressed_atoms(table, rows)
+    if kind == "dressed":
+        per_element = dressed_atoms(table, rows, readout)
     elif kind == "atomref" and atomref is not None:
         per_element = atomref.double()
     counts = table.composition(rows)
@@ -96,14 +102,25 @@ def offsets(
     return Offsets(float(per_atom.mean()), std if std > 1e-8 else 1.0, per_element)
 
 
-def baselines(table: MoleculeTable, train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+def baselines(
+    table: MoleculeTable, train: Tensor, test: Tensor, readout: str = "add"
+) -> tuple[Tensor, Tensor]:
     """What the mean predictor and the dressed atoms, both fitted on ``train``, say of ``test``.
+
+    Args:
+        table: The structures.
+        train: Rows to fit.
+        test: Rows to predict.
+        readout: "add", or "mean" for a target per atom.
 
     Returns:
         Two tensors (len(test),), float64, in the unit of the target.
     """
     mean = table.y[train, 0].mean().expand(len(test))
-    dressed = (table.composition(test) @ dressed_atoms(table, train)).squeeze(1)
+    counts = table.composition(test)
+    if readout == "mean":
+        counts = counts / counts.sum(1, keepdim=True)
+    dressed = (counts @ dressed_atoms(table, train, readout)).squeeze(1)
     return mean, dressed
 
 

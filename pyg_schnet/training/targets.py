@@ -113,13 +113,13 @@ class Property:
         )
 
     def judge(
-        self, config: RunConfig, model: SchNet, table: MoleculeTable, split: Split
+        self, config: TrainingConfig, model: SchNet, table: MoleculeTable, split: Split
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Errors in the shown unit, and those of two predictors without a network."""
         result = evaluate(model, table, split.test, config.eval_batch_size)
         mean, dressed = (
             Evaluation(result.reference, guess)
-            for guess in baselines(table, split.train, split.test)
+            for guess in baselines(table, split.train, split.test, self.readout(config))
         )
         unit, f = in_names(self.shown_unit), self.shown_per_unit
         metrics = {

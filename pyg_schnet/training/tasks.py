@@ -13,6 +13,7 @@ from torch_geometric.data import InMemoryDataset
 from pyg_schnet.models import SchNet, load
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import RunConfig, TrainingConfig
+from pyg_schnet.training.crystal_config import CrystalConfig
 from pyg_schnet.training.evaluation import evaluate, evaluate_forces
 from pyg_schnet.training.force_config import ISO17Config, MD17Config, TrajectoriesConfig
 from pyg_schnet.training.run import train
@@ -24,10 +25,18 @@ CONFIGS: dict[str, type[RunConfig]] = {
     "md17": MD17Config,
     "iso17": ISO17Config,
     "trajectories": TrajectoriesConfig,
+    "mp": CrystalConfig,
 }
 """Options of a run by the name of its data set."""
 
-_OWN_OPTION = {"target": "qm9", "molecule": "md17", "scenario": "iso17", "paths": "trajectories"}
+OWN_OPTION = {
+    "molecule": "md17",
+    "scenario": "iso17",
+    "paths": "trajectories",
+    "isolated": "mp",
+    "target": "qm9",
+}
+"""The data set of a configuration, by the first of these options that it has."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,9 @@ def default_folder(name: str, config: Any) -> Path:
     if name == "trajectories":
         what = Path(config.paths[0]).stem if config.paths else "frames"
     else:
-        what = getattr(config, {of: option for option, of in _OWN_OPTION.items()}[name])
+        what = next(
+            getattr(config, o) for o in ("molecule", "scenario", "target") if hasattr(config, o)
+        )
     return Path(f"runs/{name}-{what}")
 
 
@@ -79,7 +90,7 @@ def read_config(folder: Path) -> tuple[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {folder}: config.yaml is missing.")
     options = yaml.safe_load(path.read_text())
-    name = next(of for option, of in _OWN_OPTION.items() if option in options)
+    name = next(of for option, of in OWN_OPTION.items() if option in options)
     known = CONFIGS[name].__dataclass_fields__
     return name, CONFIGS[name](**{key: options[key] for key in known if key in options})
 

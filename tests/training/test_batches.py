@@ -6,7 +6,8 @@ from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 
 from pyg_schnet.graph import RadiusEdges, neighbor_edges
-from pyg_schnet.training import batches, loaders
+from pyg_schnet.graph.vectors import edge_vectors
+from pyg_schnet.training import batches, loaders, stored_edges
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 
@@ -45,7 +46,7 @@ def way(request, monkeypatch):
     else:
         monkeypatch.setattr(batches, "_compiled", lambda: None)
     if request.param == "searched":
-        monkeypatch.setattr(batches, "EDGE_MEMORY", 0)
+        monkeypatch.setattr(stored_edges, "EDGE_MEMORY", 0)
 
 
 def assert_equal(ours, theirs):
@@ -101,6 +102,54 @@ def test_forces_go_with_their_atoms(way, dtype):
     assert torch.equal(table.forces[: len(structures[0].z)], structures[0].forces.to(dtype))
 
 
+def crystals(count=9, seed=0):
+    """Skewed cells smaller and larger than the cutoff; slabs, wires and a molecule among them."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for molecule in molecules(count, seed):
+        molecule.cell = (3.0 * torch.eye(3) + torch.rand(3, 3, generator=generator))[None]
+        molecule.pbc = torch.rand(1, 3, generator=generator) < 0.7
+        made.append(molecule)
+    made[3].pbc = torch.zeros(1, 3, dtype=torch.bool)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_crystals_bring_their_cells_and_shifts(way, dtype):
+    structures = crystals()
+    table = MoleculeTable.from_dataset(InMemory(structures), dtype)
+    rows = torch.tensor([[7, 2, -1], [3, 0, 7]])
+    for some, ours in zip(rows, table.batches(rows, 3.5), strict=True):
+        theirs = Batch.from_data_list([structures[i] for i in some])
+        pos, cell = theirs.pos.to(dtype), theirs.cell.to(dtype)
+        edges = neighbor_edges(pos, 3.5, batch=theirs.batch, cell=cell, pbc=theirs.pbc)
+        assert torch.equal(ours.pos, pos) and torch.equal(ours.cell, cell)
+        assert torch.equal(ours.pbc, theirs.pbc)
+        assert torch.equal(ours.edge_index, edges[0])
+        assert torch.equal(ours.cell_shift, edges[1].int())
+        part = ours.to_data_list()[1]
+        alone = structures[int(some[1])]
+        alone_edges = neighbor_edges(
+            alone.pos.to(dtype), 3.5, cell=alone.cell.to(dtype), pbc=alone.pbc
+        )
+        assert torch.equal(part.edge_index, alone_edges[0])
+        assert torch.equal(part.cell_shift, alone_edges[1].int())
+        assert torch.equal(part.cell, alone.cell.to(dtype))
+
+
+def test_shifts_of_atoms_far_outside_the_cell(way):
+    """One byte holds shifts to 127; atoms that have drifted further need more."""
+    structures = crystals(5)
+    row = next(k for k, crystal in enumerate(structures) if len(crystal.z) > 1)
+    structures[row].pos[0] += 200 * structures[row].cell[0, 0]
+    structures[row].pbc = torch.ones(1, 3, dtype=torch.bool)
+    table = MoleculeTable.from_dataset(InMemory(structures), torch.float64)
+    batch = table.batch(torch.tensor([row]), 3.5)
+    assert batch.cell_shift.abs().max() > 127
+    vectors = edge_vectors(batch.pos, batch.edge_index, batch.cell, batch.cell_shift)
+    assert vectors.norm(dim=1).max() < 3.5
+
+
 def test_batches_share_nothing_that_one_could_change(way, table):
     first, second = table.batches(torch.tensor([[1, 2], [2, 1]]), 3.0)
     kept, whole = second.clone(), table.pos.clone()
@@ -129,9 +178,9 @@ def test_large_and_empty_molecules(way):
 
 def test_edges_are_searched_in_any_number_of_pieces(monkeypatch):
     table = MoleculeTable.from_dataset(InMemory(molecules(40)))
-    whole = table._store_edges(3.0)
-    monkeypatch.setattr(batches, "PAIRS_TOGETHER", {"cpu": 20, "cuda": 20})
-    pieces = table._store_edges(3.0)
+    whole = stored_edges.store_edges(table.pos, table.num_atoms, 3.0)
+    monkeypatch.setattr(stored_edges, "PAIRS_TOGETHER", {"cpu": 20, "cuda": 20})
+    pieces = stored_edges.store_edges(table.pos, table.num_atoms, 3.0)
     for name in ("local", "first", "count"):
         assert torch.equal(getattr(whole, name), getattr(pieces, name)), name
 

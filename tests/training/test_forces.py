@@ -300,9 +300,13 @@ def test_what_cannot_be_is_refused_with_one_sentence(table, split, tmp_path):
         evaluate_forces(small_model(), bare, torch.arange(2))
     with pytest.raises(ValueError, match="empty"):
         evaluate_forces(small_model(), table, torch.arange(0))
-    with pytest.raises(ValueError, match="periodic"):
-        periodic = frame(cell=torch.eye(3)[None], pbc=torch.ones(1, 3, dtype=torch.bool))
-        MoleculeTable.from_dataset(InMemory([periodic] * 2))
+    periodic = frame(
+        cell=torch.eye(3)[None], pbc=torch.ones(1, 3, dtype=torch.bool), forces=torch.ones(2, 3)
+    )
+    with pytest.raises(ValueError, match="Some of the tables have cells"):
+        crystals = MoleculeTable.from_dataset(InMemory([periodic] * 2))
+        molecules = MoleculeTable.from_dataset(InMemory([frame(forces=torch.ones(2, 3))] * 2))
+        MoleculeTable.joined([crystals, molecules])
     with pytest.raises(ValueError, match="neither y nor energy"):
         MoleculeTable.from_dataset(InMemory([Data(z=torch.tensor([1]), pos=torch.zeros(1, 3))] * 2))
     with pytest.raises(ValueError, match="sum over atoms"):

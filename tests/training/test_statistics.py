@@ -58,9 +58,28 @@ def test_single_atom_references_are_taken_as_given():
         offsets(table, torch.arange(40), "atomref", "add")
 
 
-def test_an_intensive_target_has_its_own_mean():
+def per_atom():
     table = made_up()
-    known = offsets(table, torch.arange(40), "dressed", "mean")
+    energy = table.y / table.num_atoms[:, None]
+    return MoleculeTable(table.z, table.pos, table.ptr, energy)
+
+
+def test_an_intensive_target_is_dressed_by_shares_of_the_composition():
+    table = per_atom()
+    known = offsets(table, torch.arange(30), "dressed", "mean")
+    assert known.mean == pytest.approx(0.0, abs=1e-9)
+    for z, energy in ELEMENTS.items():
+        assert known.atomref[z].item() == pytest.approx(energy, rel=1e-9)
+    # What does not occur is as the mean, not as nothing.
+    assert known.atomref[92].item() == pytest.approx(float(table.y[:30].mean()))
+    mean, dressed = baselines(table, torch.arange(30), torch.arange(30, 40), "mean")
+    assert_close(dressed, table.y[30:, 0])
+    assert_close(mean[0], table.y[:30].mean())
+
+
+def test_an_intensive_target_has_its_own_mean():
+    table = per_atom()
+    known = offsets(table, torch.arange(40), "mean", "mean")
     assert known.mean == pytest.approx(float(table.y.mean()))
     assert torch.count_nonzero(known.atomref) == 0
 
