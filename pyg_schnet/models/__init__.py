@@ -1,7 +1,8 @@
-"""Models assembled from layers: SchNet, potentials, files."""
+"""Models assembled from layers: SchNet, potentials, ensembles, files."""
 
 import pyg_schnet._pyg  # noqa: F401
 from pyg_schnet.models.checkpoint import load, read_header, save
+from pyg_schnet.models.ensemble import Ensemble, FrozenEnsemble
 from pyg_schnet.models.potential import EnergyModel, Potential
 from pyg_schnet.models.presets import PRESETS, Preset
 from pyg_schnet.models.schnet import SchNet
@@ -9,6 +10,8 @@ from pyg_schnet.models.schnet import SchNet
 __all__ = [
     "PRESETS",
     "EnergyModel",
+    "Ensemble",
+    "FrozenEnsemble",
     "Potential",
     "Preset",
     "SchNet",

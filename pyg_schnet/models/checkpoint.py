@@ -4,13 +4,14 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from pyg_schnet.models.ensemble import Ensemble
 from pyg_schnet.models.potential import Potential
 from pyg_schnet.models.schnet import SchNet
 
@@ -24,7 +25,8 @@ def save(
     """Write a model to one ``.safetensors`` file, whole or not at all.
 
     Args:
-        model: A :class:`~pyg_schnet.SchNet`, or a :class:`~pyg_schnet.Potential` of one.
+        model: A :class:`~pyg_schnet.SchNet`, or a :class:`~pyg_schnet.Potential` or
+            :class:`~pyg_schnet.Ensemble` of such.
         path: The file; its folder is made if needed.
         info: What else should be known of the model (data, target, unit, errors), as JSON.
 
@@ -40,21 +42,13 @@ def save(
         SchNet(hidden_channels=32, num_filters=32, num_interactions=2, num_gaussians=20, cutoff=5.0)
     """
     network = model.model if isinstance(model, Potential) else model
-    if not isinstance(network, SchNet):
-        raise ValueError(
-            f"save takes a SchNet or a Potential of one, got {type(network).__name__}; "
-            "for other modules use torch.save(module.state_dict(), path)."
-        )
-    header = {
-        "version": _VERSION,
-        "model": type(network).__name__,
-        "config": network.config,
-        "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
-        "potential": None,
-        "steps_of_filters": {} if network._table is None else network._table.steps(),
-        "info": info or {},
-    }
-    if isinstance(model, Potential):
+    header: dict[str, Any] = {"version": _VERSION, "info": info or {}, "potential": None}
+    if isinstance(network, Ensemble):
+        members = [_described(cast(Potential, member).model) for member in network.members]
+        header |= {"model": "Ensemble", "members": members}
+    else:
+        header |= _described(network)
+    if isinstance(model, Potential | Ensemble):
         header["potential"] = {"forces": model.forces, "stress": model.stress}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +64,34 @@ def save(
         os.replace(aside, path)
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def _described(network: nn.Module) -> dict[str, Any]:
+    """What makes the network again, but for its weights."""
+    if not isinstance(network, SchNet):
+        raise ValueError(
+            "save takes a SchNet, or a Potential or Ensemble of such, got "
+            f"{type(network).__name__}; for others use torch.save(module.state_dict(), path)."
+        )
+    return {
+        "model": type(network).__name__,
+        "config": network.config,
+        "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
+        "steps_of_filters": {} if network._table is None else network._table.steps(),
+    }
+
+
+def _made(description: dict[str, Any]) -> SchNet:
+    """The network, with weights that are to be overwritten."""
+    with torch.random.fork_rng(devices=[]):
+        return SchNet(**description["config"]).to(getattr(torch, description["dtype"]))
+
+
+def _measured(network: SchNet, description: dict[str, Any]) -> None:
+    """Give the network the grid it was saved with, unless the weights have outgrown it."""
+    if network._table is not None:
+        network._table.set_steps(description.get("steps_of_filters", {}))
+        network._table.measure()
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -98,10 +120,10 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"entry {_KEY!r}."
         )
     header: dict[str, Any] = json.loads(metadata[_KEY])
-    if header["version"] > _VERSION or header["model"] != "SchNet":
+    if header["version"] > _VERSION or header["model"] not in ("SchNet", "Ensemble"):
         raise ValueError(
             f"{path} holds a {header['model']} in format {header['version']}, but this version "
-            f"reads SchNet up to format {_VERSION}; install a newer pyg_schnet."
+            f"reads SchNet and Ensemble up to format {_VERSION}; install a newer pyg_schnet."
         )
     return header
 
@@ -119,28 +141,30 @@ def load(
         dtype: Of its parameters; None keeps that of the file.
 
     Returns:
-        The SchNet or Potential, in evaluation mode; its ``info`` is what was known of it.
+        The SchNet, Potential or Ensemble, in evaluation mode; its ``info`` is what was known of
+        it.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a checkpoint, or from a newer version.
     """
     header = read_header(path)
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
-        network = SchNet(**header["config"]).to(getattr(torch, header["dtype"]))
+    members = header.get("members", [header])
+    networks = [_made(member) for member in members]
+    known = header["potential"]
+    whole = Ensemble(networks, **known) if "members" in header else networks[0]
     try:
-        load_model(network, path)
+        load_model(whole, path)
     except RuntimeError as error:
         raise ValueError(
             f"The weights in {path} do not fit the configuration in its header: {error}"
         ) from error
-    if network._table is not None:
-        # The very numbers that were saved, unless the weights have outgrown the grid.
-        network._table.set_steps(header.get("steps_of_filters", {}))
-        network._table.measure()
-    network = network.to(device=device, dtype=dtype).eval()
-    known = header["potential"]
-    model = network if known is None else Potential(network, **known).eval()
+    for network, member in zip(networks, members, strict=True):
+        _measured(network, member)
+    whole = whole.to(device=device, dtype=dtype).eval()
+    model: nn.Module = whole
+    if known is not None and not isinstance(whole, Ensemble):
+        model = Potential(whole, **known).eval()
     # Past __setattr__, which is for parameters and modules.
     model.__dict__["info"] = header["info"]
     return model

@@ -49,7 +49,8 @@ PRESETS: dict[str, Preset] = {
     "jcp-2018-crystals": Preset(
         "Schütt et al., J. Chem. Phys. 148, 241722 (2018), bulk crystals: T=6, 64 features, hard "
         "cutoff at 5 Å, divided by the number of neighbours; for a mean over atoms say "
-        "readout='mean'. Gaussians every 0.1 Å and ssp after both filter layers as in the authors' published code.",
+        "readout='mean'. Gaussians every 0.1 Å and ssp after both filter layers as in the "
+        "authors' published code.",
         {
             "hidden_channels": 64,
             "num_filters": 64,
