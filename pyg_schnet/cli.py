@@ -23,6 +23,7 @@ TRAIN = {
     "md17": "Train a SchNet on energies and forces of a molecule of MD17.",
     "iso17": "Train a SchNet on energies and forces of ISO17.",
     "trajectories": "Train a SchNet on energies and forces of any files that ASE reads.",
+    "mp": "Train a SchNet on a property of crystals, of the Materials Project or your own.",
 }
 
 
@@ -101,6 +102,9 @@ def _train_parser(name: str) -> "ArgumentParser":
     parser.add_class_arguments(CONFIGS[name])
     parser.add_argument("--resume", type=str | None, help="Run folder to go on with.")
     parser.add_argument("--overwrite", type=bool, default=False, help="Replace a finished run.")
+    parser.add_argument(
+        "--ensemble", type=int | None, help="Train so many models, from seeds that count on."
+    )
     return parser
 
 
@@ -249,6 +253,9 @@ def _train(options: "Namespace") -> None:
     chosen, kind = options[name], CONFIGS[name]
     config = kind(**{option: chosen[option] for option in kind.__dataclass_fields__})
     folder = Path(chosen.resume or config.output or default_folder(name, config))
+    if chosen.ensemble is not None:
+        _train_ensemble(name, config, chosen, folder)
+        return
     if chosen.resume and not (folder / "last.ckpt").is_file():
         raise FileNotFoundError(f"There is no last.ckpt in {folder} to resume from.")
     if not chosen.resume and (folder / "config.yaml").exists() and not chosen.overwrite:
@@ -259,6 +266,27 @@ def _train(options: "Namespace") -> None:
     task = _TASKS[name](config, folder if chosen.resume else None)
     train_task(task, config, folder, resume=chosen.resume is not None)
     figures = plot_run(folder)
+    print(f"Wrote {folder}/metrics.json, best.safetensors, {', '.join(f.name for f in figures)}")
+
+
+def _train_ensemble(name: str, config: Any, chosen: "Namespace", folder: Path) -> None:
+    from pyg_schnet.analysis import plot_calibration
+    from pyg_schnet.training.ensembles import train_ensemble
+
+    begun = sorted(folder.glob("seed*/config.yaml"))
+    if begun and not chosen.resume and not chosen.overwrite:
+        raise FileExistsError(
+            f"{folder} holds an ensemble already; go on with --resume {folder}, choose another "
+            "--output, or replace it with --overwrite true."
+        )
+    # All members share the split of the first.
+    task = _TASKS[name](config, begun[0].parent if chosen.resume and begun else None)
+    resume = chosen.resume is not None
+    metrics = train_ensemble(task, config, folder, chosen.ensemble, resume)
+    if metrics["stopped"] == "interrupted":
+        print(f"Interrupted; go on with --resume {folder} --ensemble {chosen.ensemble}.")
+        return
+    figures = plot_calibration(folder)
     print(f"Wrote {folder}/metrics.json, best.safetensors, {', '.join(f.name for f in figures)}")
 
 
@@ -308,6 +336,16 @@ def _trajectories(config: Any, folder: Path | None) -> "Task":
     keys = config.energy_key, config.forces_key, False
     dataset = Trajectories(config.paths, *keys, energy_unit=config.energy_unit, root=config.root)
     return trajectories_task(config, dataset, folder)
+
+
+def _mp(config: Any, folder: Path | None) -> "Task":
+    from pyg_schnet.datasets import MaterialsProject
+    from pyg_schnet.training.crystal_tasks import crystal_task
+
+    dataset = MaterialsProject(
+        config.root, config.target, config.raw, cutoff=config.cutoff, isolated=config.isolated
+    )
+    return crystal_task(config, dataset, dataset.properties[config.target].unit, folder)
 
 
 def qm9_property(dataset: "QM9", target: str) -> "Property":
@@ -491,7 +529,7 @@ def _benchmark(options: "Namespace") -> None:
     )
 
 
-_TASKS = {"qm9": _qm9, "md17": _md17, "iso17": _iso17, "trajectories": _trajectories}
+_TASKS = {"qm9": _qm9, "md17": _md17, "iso17": _iso17, "trajectories": _trajectories, "mp": _mp}
 
 _DATASETS = {
     "qm9": ("qm9", "QM9"),
@@ -499,6 +537,7 @@ _DATASETS = {
     "iso17": ("iso17", "ISO17"),
     "c20": ("fullerene", "C20"),
     "trajectories": ("trajectories", "Trajectories"),
+    "mp": ("materials_project", "MaterialsProject"),
 }
 
 _VERBS: dict[str, Callable[[Any], int | None]] = {

@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 from torch_geometric.data import InMemoryDataset
 
-from pyg_schnet.models import SchNet, load
+from pyg_schnet.models import Ensemble, SchNet, load
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import RunConfig, TrainingConfig
 from pyg_schnet.training.crystal_config import CrystalConfig
@@ -224,9 +224,11 @@ def evaluate_task(task: Task, folder: Path, part: str, batch_size: int) -> str:
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}.")
     model = load(folder / "best.safetensors")
-    assert isinstance(model, SchNet)
     rows: Tensor = getattr(task.split, part)
     on = f"{task.target.name} on {rows.numel():,} {part} {task.noun}"
+    if isinstance(model, Ensemble):
+        return _evaluate_ensemble(model, task, rows, on, batch_size)
+    assert isinstance(model, SchNet)
     if isinstance(task.target, Property):
         result, factor = evaluate(model, task.table, rows, batch_size), task.target.shown_per_unit
         return (
@@ -242,3 +244,22 @@ def evaluate_task(task: Task, folder: Path, part: str, batch_size: int) -> str:
             ("forces", found.forces, f"{unit}/Å"),
         )
     )
+
+
+def _evaluate_ensemble(model: Ensemble, task: Task, rows: Tensor, on: str, batch_size: int) -> str:
+    from pyg_schnet.training.ensembles import evaluate_ensemble, spread_against_error
+
+    if isinstance(task.target, Property):
+        shown, factor = task.target.shown_unit, task.target.shown_per_unit
+    else:
+        shown, factor = task.target.shown_unit, UNITS[task.target.shown_unit]
+    lines = []
+    for name, values in evaluate_ensemble(model, task, rows, batch_size).items():
+        found = spread_against_error(values)
+        unit = f"{shown}/Å" if name == "forces" else shown
+        what = "" if isinstance(task.target, Property) else f"{name} of "
+        lines.append(
+            f"{what}{on}: MAE {factor * found['mae']:.4f}, RMSE {factor * found['rmse']:.4f}, "
+            f"spread {factor * found['rms_std']:.4f} {unit}, rank correlation {found['rank']:.2f}"
+        )
+    return "\n".join(lines)
