@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "units": set(),
     "ops": set(),
     "graph": {"units"},
-    "datasets": {"units"},
+    "datasets": {"graph", "units"},
     "nn": {"ops", "units"},
     "models": {"nn", "graph", "ops", "units"},
     "training": ABOVE_MODELS,
@@ -28,10 +28,13 @@ MAY_IMPORT = {
 }
 HEAVY = [
     "ase",
+    "hypothesis",
     "jsonargparse",
     "lightning",
     "matplotlib",
+    "mp_api",
     "numba",
+    "nvalchemiops",
     "pandas",
     "pymatgen",
     "pytorch_lightning",

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from pyg_schnet.graph.layout import Edges
 
-BACKENDS = ("auto", "all_pairs", "torch_cluster", "vesin")
+BACKENDS = (
+    "auto",
+    "all_pairs",
+    "torch_cluster",
+    "images",
+    "vesin",
+    "pymatgen",
+    "ase",
+    "vesin_torch",
+    "nvalchemi",
+)
 """Names that ``backend`` may have."""
 
 

@@ -1,21 +1,31 @@
-"""Edges of molecules and crystals: one function, four backends, the same edges from each."""
+"""Edges of molecules and crystals: one function, many backends, the same edges from each."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from pyg_schnet.graph.all_pairs import all_pairs
 from pyg_schnet.graph.cap import keep_nearest
-from pyg_schnet.graph.cell_list import torch_cluster_edges, vesin_edges
+from pyg_schnet.graph.cell_list import nvalchemi_edges, torch_cluster_edges
 from pyg_schnet.graph.checks import check_apart, check_arguments, check_finite, periodicity
 from pyg_schnet.graph.layout import Edges, Molecules, group_atoms, ungroup
+from pyg_schnet.graph.libraries import LIBRARIES, library_edges
 
 CROSSOVER = {"cpu": 128, "cuda": 4096}
 """Pairs per atom above which a cell list beats all pairs (CPU measured, 0.1 atoms/Å³ and 5 Å)."""
+
+PERIODIC = ("images", *LIBRARIES, "nvalchemi")
+"""Backends that know of images; they take molecules too."""
+
+FEW_PER_CELL = 256
+"""Atoms per cell up to which a loop over images beats a cell list (CPU measured)."""
 
 
 def neighbor_edges(
@@ -48,8 +58,13 @@ def neighbor_edges(
         cell: (3, 3), one for all, or (B, 3, 3) lattice vectors as rows, Å.
         pbc: (3,) or (B, 3) booleans, whether to repeat along each lattice vector. None: along
             all three where a cell is given.
-        backend: ``"all_pairs"`` (index arithmetic), ``"torch_cluster"``, ``"vesin"`` (the one
-            for periodic cells; searches on the CPU), or ``"auto"``: the fastest installed.
+        backend: ``"auto"``, the fastest installed for structures of this kind and size, or
+
+            - ``"all_pairs"`` (index arithmetic) and ``"torch_cluster"``, for molecules;
+            - ``"images"``, a compiled loop over atoms and images, for few atoms per cell;
+            - ``"vesin"``, ``"pymatgen"``, ``"ase"`` (slow) and ``"vesin_torch"``, which take one
+              structure at a time and search on the CPU, but for ``"vesin_torch"``;
+            - ``"nvalchemi"`` (nvalchemi-toolkit-ops), a batch at once on the device of ``pos``.
         max_num_neighbors: Keep only so many nearest neighbours per atom, and edges kept in both
             directions; warns of the number dropped. None, the default, keeps all.
         validate: Whether to look for positions that are not finite and for atoms on one point.
@@ -106,22 +121,58 @@ def _search(
     wants_distances: bool,
 ) -> Edges:
     if backend == "auto":
-        backend = "vesin" if lattices is not None else _fastest(molecules, cutoff)
+        if lattices is not None:
+            backend = _fastest_periodic(molecules)
+        else:
+            backend = _fastest(molecules, cutoff)
     if lattices is not None:
         if cutoff is None:
             raise ValueError("cutoff=None with a periodic cell asks for infinitely many images")
-        if backend != "vesin":
-            raise ValueError(f"backend {backend!r} cannot do periodic cells; use 'vesin'")
+        if backend not in PERIODIC:
+            raise ValueError(
+                f"backend {backend!r} cannot do periodic cells; "
+                f"use 'auto' or one of {', '.join(PERIODIC)}"
+            )
     if not len(molecules.pos):
         none = molecules.counts.new_zeros(0)
-        return Edges(none, none, molecules.pos.new_zeros(0))
+        shift = None if lattices is None else none.new_zeros(0, 3)
+        return Edges(none, none, molecules.pos.new_zeros(0), shift)
     if backend == "all_pairs":
         return all_pairs(molecules, cutoff, wants_distances)
     if cutoff is None:
         raise ValueError(f"backend {backend!r} needs a cutoff; use 'all_pairs' for all pairs")
     if backend == "torch_cluster":
         return torch_cluster_edges(molecules, cutoff)
-    return vesin_edges(molecules, cutoff, lattices, cell)
+    if backend in LIBRARIES:
+        return library_edges(backend, molecules, cutoff, lattices, cell)
+    edges_of = nvalchemi_edges if backend == "nvalchemi" else _images().image_edges
+    if lattices is not None and cell is not None:
+        return edges_of(molecules, cutoff, lattices, cell)
+    # Any cell will do, where nothing repeats.
+    num_graphs, unit = int(molecules.graphs[-1]) + 1, torch.eye(3, dtype=torch.float64)
+    nowhere = torch.zeros(3, dtype=torch.bool).expand(num_graphs, 3)
+    alone = edges_of(molecules, cutoff, (unit.expand(num_graphs, 3, 3), nowhere), unit)
+    return replace(alone, shift=None)
+
+
+def _images() -> ModuleType:
+    try:
+        return importlib.import_module("pyg_schnet.graph.images")
+    except ImportError as error:
+        raise ImportError("backend 'images' needs Numba: pip install numba") from error
+
+
+def _fastest_periodic(molecules: Molecules) -> str:
+    """The backend for crystals: the loop over images for few atoms per cell, else a cell list."""
+    counts = molecules.counts
+    if molecules.pos.device.type != "cpu":
+        for module, backend in (("nvalchemiops", "nvalchemi"), ("vesin_torch", "vesin_torch")):
+            if importlib.util.find_spec(module) is not None:
+                return backend
+    pairs_per_atom = float((counts * counts).sum()) / max(1, len(molecules.pos))
+    if pairs_per_atom <= FEW_PER_CELL and importlib.util.find_spec("numba") is not None:
+        return "images"
+    return "vesin"
 
 
 def _fastest(molecules: Molecules, cutoff: float | None) -> str:

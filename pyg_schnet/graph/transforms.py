@@ -1,7 +1,10 @@
 """PyG transforms that attach edges to a ``Data``.
 
-Use them as ``transform``, applied when an example is read. As ``pre_transform`` the edges are
-written into the processed files, where a cutoff changed later goes unnoticed.
+As ``transform`` they search whenever an example is read. As ``pre_transform`` they search once,
+and the edges are stored with the data set: a data set of this package keeps the representation of
+the transform, with the cutoff, in the header of its file, and warns where it is asked for another.
+PyG's own data sets compare in the same way. The edges in a file are those of its cutoff: a model
+with a larger one finds no more.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pyg_schnet.graph.neighbors import neighbor_edges
 class RadiusEdges(BaseTransform):
     """Sets ``edge_index``: atoms closer than ``cutoff``, or all pairs of the molecule.
 
-    Use as ``transform``, not as ``pre_transform`` (see the module).
+    Better as ``transform`` than as ``pre_transform``: the search costs less than reading edges.
 
     Args:
         cutoff: Å, or None for all pairs.
@@ -48,11 +51,14 @@ class RadiusEdges(BaseTransform):
 class PeriodicEdges(BaseTransform):
     """Sets ``edge_index`` and ``cell_shift``: images of atoms closer than ``cutoff``.
 
-    Use as ``transform``, not as ``pre_transform`` (see the module). Both attributes collate in a
-    PyG ``Batch``: the indices count on from graph to graph, the shifts stand one after another.
+    Works as ``transform`` and as ``pre_transform``; many structures at once are faster in
+    :func:`pyg_schnet.graph.prepare_edges`. Both attributes collate in a PyG ``Batch``: the
+    indices count on from graph to graph, the shifts, (E, 3) int32, stand one after another.
 
     Args:
         cutoff: Å; may exceed the cell.
+        backend: As in :func:`pyg_schnet.graph.neighbor_edges`. All find the same edges, so that
+            it is no part of the representation, by which stored edges are known.
 
     >>> import torch
     >>> data = Data(pos=torch.zeros(1, 3), cell=2 * torch.eye(3)[None])
@@ -60,24 +66,30 @@ class PeriodicEdges(BaseTransform):
     torch.Size([6, 3])
     """
 
-    def __init__(self, cutoff: float = 5.0) -> None:
-        self.cutoff = cutoff
+    def __init__(self, cutoff: float = 5.0, backend: str = "auto") -> None:
+        self.cutoff = float(cutoff)
+        self.backend = backend
 
     def forward(self, data: Data) -> Data:
         """Attach the edges.
 
         Needs ``pos`` (N, 3) and ``cell`` (1, 3, 3), Å; heeds ``pbc`` (1, 3), all true where it
         is missing, and ``batch``.
+
+        Raises:
+            ValueError: where ``pos`` or ``cell`` is missing, and as ``neighbor_edges`` does.
         """
         if "cell" not in data:
             raise ValueError(f"{self!r} needs data.cell (1, 3, 3), got {data}; use RadiusEdges")
-        data.edge_index, data.cell_shift = neighbor_edges(
+        data.edge_index, shift = neighbor_edges(
             _positions(data, self),
             self.cutoff,
             data.batch if "batch" in data else None,
             cell=data.cell,
             pbc=data.pbc if "pbc" in data else None,
+            backend=self.backend,
         )
+        data.cell_shift = shift.int()
         return data
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import pyg_schnet.graph.all_pairs as all_pairs_module
 from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.graph.cell_list import _sorted_order
+from pyg_schnet.graph.proposals import sorted_order
 
 BACKENDS = [
     pytest.param(
@@ -318,7 +318,7 @@ def test_edges_sort_alike_whether_or_not_one_key_can_hold_them():
     source, target = torch.randint(4, (2, 200), generator=generator)
     shift = torch.randint(-2, 3, (200, 3), generator=generator)
     for factor in (1, 10**7):
-        order = _sorted_order(source, target, shift * factor)
+        order = sorted_order(source, target, shift * factor)
         edges = torch.cat([target[:, None], source[:, None], shift], dim=1)[order].tolist()
         assert edges == sorted(edges)
 
