@@ -26,7 +26,18 @@ from pyg_schnet.training.splits import Split
 from pyg_schnet.units import KCAL_PER_MOL
 
 NAMES = list(load_rows())
-UNITS = {"kcal/mol", "kcal/mol/Å", "eV", "eV/Å", "meV", "D", "Bohr^3", "Bohr^2", "cal/(mol K)"}
+UNITS = {
+    "kcal/mol",
+    "kcal/mol/Å",
+    "eV",
+    "eV/atom",
+    "eV/Å",
+    "meV",
+    "D",
+    "Bohr^3",
+    "Bohr^2",
+    "cal/(mol K)",
+}
 SHORT = {
     "train_size": 20,
     "val_size": 10,
@@ -72,8 +83,9 @@ def test_every_row_has_a_source_units_and_known_options(name):
     for known in (*row.paper.values(), *row.goal.values()):
         assert known.unit in UNITS
         assert known.value is None or 0 < known.value < 100
-    assert "property" in row.paper if row.set == "qm9" else set(row.paper) == {"energy", "forces"}
-    config = runner.config_of(row, 3, {})
+    one = row.set in ("qm9", "mp")
+    assert set(row.paper) == ({"property"} if one else {"energy", "forces"})
+    config = runner.config_of(row, 3, {"raw": row.file} if row.file else {})
     assert config.seed == config.split_seed == 3
     for option, value in row.options().items():
         assert option == "frames" or getattr(config, option) == value
@@ -88,6 +100,9 @@ def test_the_tables_are_whole():
     wanted |= {f"thesis-{f}-filters-t{t}" for f in ("own", "shared") for t in (1, 2, 3, 6)}
     targets = "homo lumo gap zpve mu alpha r2 U0 U H G Cv"
     wanted |= {f"qm9-{target}" for target in targets.split()} | {"rmd17-aspirin"}
+    crystals = ("mp20", "perov5", "mp-perovskite", "mp-3k")
+    wanted |= {f"{d}{k}" for d in crystals for k in ("", "-sine", "-ewald", "-coulomb")}
+    wanted |= {"mp-60k"}
     wanted |= {f"chapter-{d}-{c}" for d in ("qm9-U0", "aspirin") for c in ("cutoff", "all-pairs")}
     assert wanted == {name for name in NAMES if not name.startswith("c20-")}
     assert len({(r["num_interactions"], r["num_filters"], r["rho"]) for r in c20_options()}) >= 6
@@ -283,7 +298,15 @@ def test_training_on_forces_is_drawn_against_energies_only(places, short, tmp_pa
 def test_errors_change_units_only_within_a_kind():
     assert results.convert(2.0, "eV/Å", "eV/Å") == 2.0
     assert math.isclose(results.convert(1.0, "kcal/mol/Å", "eV/Å"), KCAL_PER_MOL)
-    for unit, wanted in (("D", "meV"), ("eV", "eV/Å"), ("Bohr^2", "Bohr^3")):
+    assert math.isclose(results.convert(0.127, "eV/atom", "meV/atom"), 127.0)
+    assert results.convert(0.5, results.UNSTATED, "eV") == 0.5
+    for unit, wanted in (
+        ("D", "meV"),
+        ("eV", "eV/Å"),
+        ("Bohr^2", "Bohr^3"),
+        ("eV/atom", "eV"),
+        ("eV/Å", "eV/atom"),
+    ):
         with pytest.raises(ValueError, match="cannot be told in"):
             results.convert(1.0, unit, wanted)
 

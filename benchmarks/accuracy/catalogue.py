@@ -12,8 +12,11 @@ import yaml
 ROWS = Path(__file__).parent / "rows"
 PROTOCOLS = Path(__file__).parent / "protocols"
 QUANTITIES = ("energy", "forces", "property")
-"""What may be compared: energies, force components, or the one property of a QM9 run."""
-SETS = ("md17", "iso17", "c20", "qm9")
+"""What may be compared: energies, force components, or the one property of a run without forces."""
+SETS = ("md17", "iso17", "c20", "qm9", "mp")
+DESCRIPTORS = ("sine-matrix", "ewald-matrix", "coulomb-matrix")
+"""Kernel ridge regression on one of these, of :mod:`pyg_schnet.benchmarks.accuracy.descriptors`."""
+PREDICTORS = ("schnet", "mean", *DESCRIPTORS)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class Row:
         training: Options that differ from the protocol's.
         seeds: Of weights, batches and split; by default these are run.
         goal: What this project sets itself, by quantity.
-        predictor: ``schnet``, or ``mean``: the mean energy of the training set and no force.
+        predictor: ``schnet``; ``mean``: the mean energy of the training set and no force; or one
+            of :data:`DESCRIPTORS`.
         model_of: A row whose models are judged here, so nothing is trained.
+        file: Name of the only file that the data are in, which ``--raw`` must then give.
         note: What else is to be said.
     """
 
@@ -74,6 +79,7 @@ class Row:
     goal: Mapping[str, Published] = field(default_factory=dict)
     predictor: str = "schnet"
     model_of: str | None = None
+    file: str | None = None
     note: str | None = None
 
     @property
@@ -151,10 +157,10 @@ def read_row(path: Path) -> Row:
     row = Row(**(content | {"seeds": tuple(content.get("seeds", (0,)))}))
     if row.name != path.stem:
         raise ValueError(f"{path.name} calls itself {row.name!r}; let the two be the same.")
-    if row.set not in SETS or row.predictor not in ("schnet", "mean"):
+    if row.set not in SETS or row.predictor not in PREDICTORS:
         raise ValueError(
-            f"{path.name}: set must be one of {', '.join(SETS)} and predictor schnet or mean, got "
-            f"{row.set!r} and {row.predictor!r}."
+            f"{path.name}: set must be one of {', '.join(SETS)} and predictor one of "
+            f"{', '.join(PREDICTORS)}, got {row.set!r} and {row.predictor!r}."
         )
     return row
 

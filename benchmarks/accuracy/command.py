@@ -19,7 +19,9 @@ def parser() -> "ArgumentParser":
         description="Errors against the papers': train a row of their tables, test on the rest."
     )
     parser.add_argument(
-        "names", nargs="+", help="Rows, such as md17-ethanol-1k or 'iso17-*'; or list; or table."
+        "names",
+        nargs="+",
+        help="Rows, such as md17-ethanol-1k or 'iso17-*'; or list; or table; or curve and rows.",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="By default each row's.")
     parser.add_argument("--raw", type=str | None, help="Original files to read the data set from.")
@@ -29,6 +31,7 @@ def parser() -> "ArgumentParser":
     parser.add_argument("--train_size", type=int | None, help="Structures to train on.")
     parser.add_argument("--val_size", type=int | None, help="Structures for validation.")
     parser.add_argument("--test_size", type=int | None, help="Structures for test.")
+    parser.add_argument("--sizes", type=int, nargs="+", help="Of training sets, for a curve.")
     parser.add_argument("--options", nargs="+", help="Others of the run, as key=value.")
     parser.add_argument("--output", default="benchmarks/results/accuracy", help="Of the results.")
     parser.add_argument("--runs", default="runs/accuracy", help="Folder of the run folders.")
@@ -37,7 +40,7 @@ def parser() -> "ArgumentParser":
 
 
 def main(chosen: "Namespace") -> None:
-    """List rows, write the table, or run rows.
+    """List rows, write the table, run rows, or run them with training sets of several sizes.
 
     Args:
         chosen: What :func:`parser` read.
@@ -64,6 +67,13 @@ def main(chosen: "Namespace") -> None:
         return
     overrides: dict[str, Any] = {name: chosen[name] for name in OVERRIDES}
     overrides |= _pairs(chosen.options or [])
+    if chosen.names[0] == "curve":
+        from pyg_schnet.benchmarks.accuracy import curve
+
+        name, *others = chosen.names[1:] or [""]
+        where = output.parent, overrides, chosen.runs, chosen.overwrite
+        curve.run(name, others, chosen.sizes, chosen.seeds, *where)
+        return
     runner.run(chosen.names, chosen.seeds, output, overrides, chosen.runs, chosen.overwrite)
 
 

@@ -18,10 +18,12 @@ from pyg_schnet.training.targets import UNITS
 
 NOT_YET = "not yet run"
 NOT_KNOWN = "not known here"
+UNSTATED = "unit of the file"
+"""What a data set calls a unit that its file does not tell; the row says which it is."""
 
 
 def convert(value: float, unit: str, wanted: str) -> float:
-    """An error in another unit of energy, or of energy over Å.
+    """An error in another unit of energy, of energy over Å, or of energy per atom.
 
     Raises:
         ValueError: If the two units are not of one kind.
@@ -30,13 +32,18 @@ def convert(value: float, unit: str, wanted: str) -> float:
         >>> round(convert(0.31, "kcal/mol", "meV"), 2)
         13.44
     """
-    if unit == wanted:
+    if unit in (wanted, UNSTATED):
         return value
-    plain, plain_wanted = unit.removesuffix("/Å"), wanted.removesuffix("/Å")
-    same_kind = unit.endswith("/Å") == wanted.endswith("/Å")
-    if not same_kind or plain not in UNITS or plain_wanted not in UNITS:
+    (plain, kind), (plain_wanted, wanted_kind) = _parts(unit), _parts(wanted)
+    if kind != wanted_kind or plain not in UNITS or plain_wanted not in UNITS:
         raise ValueError(f"An error in {unit} cannot be told in {wanted}.")
     return value * UNITS[plain_wanted] / UNITS[plain]
+
+
+def _parts(unit: str) -> tuple[str, str]:
+    """A unit of energy and what it is told over."""
+    over = next((of for of in ("/Å", "/atom") if unit.endswith(of)), "")
+    return unit.removesuffix(over), over
 
 
 def errors_of(row: Row, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -183,12 +190,25 @@ def run_in_words(record: Mapping[str, Any]) -> str:
         minutes = statistics.mean(seed["seconds"] for seed in seeds) / 60
         stopped = " or ".join(sorted({seed["stopped"] for seed in seeds}))
         words.append(f"{statistics.mean(steps):,.0f} steps in {minutes:.1f} min ({stopped})")
+    words += _chosen_in_words([seed["chosen"] for seed in seeds if "chosen" in seed])
     options = record["options"]
     words += [
         f"{key}={value}" + (f" instead of {options[key]}" if options.get(key) else "")
         for key, value in record["overrides"].items()
     ]
     return ", ".join(words)
+
+
+def _chosen_in_words(chosen: list[dict[str, Any]]) -> list[str]:
+    """What validation chose of a kernel ridge regression, for each seed."""
+    forms = list(dict.fromkeys(f"{of['kernel']} kernel of {of['representation']}" for of in chosen))
+    if not forms:
+        return []
+    numbers = [
+        f"{name} {' / '.join(f'{of[name]:.3g}' for of in chosen)}"
+        for name in ("width", "regularization")
+    ]
+    return [" or ".join(forms), *numbers]
 
 
 def write_table(folder: Path, output: Path) -> str:

@@ -4,7 +4,7 @@ Rows are trained as the command line trains: the same tasks, options and run fol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import yaml
 
 from pyg_schnet import cli
 from pyg_schnet.benchmarks.accuracy import results
-from pyg_schnet.benchmarks.accuracy.catalogue import Row, find_rows, load_rows
+from pyg_schnet.benchmarks.accuracy.catalogue import DESCRIPTORS, Row, find_rows, load_rows
 from pyg_schnet.models import SchNet, load
 from pyg_schnet.training.config import RunConfig
 from pyg_schnet.training.evaluation import Evaluation
+from pyg_schnet.training.splits import Split
 from pyg_schnet.training.statistics import baselines
 from pyg_schnet.training.targets import EnergyAndForces
 from pyg_schnet.training.tasks import CONFIGS, Task, train_task
@@ -25,7 +26,12 @@ RESULTS = Path("benchmarks/results/accuracy")
 RUNS = Path("runs/accuracy")
 PLACES = ("raw", "root", "split_file", "output")
 """Options that say where things are, which changes nothing of a result."""
-KEPT = ("best_step", "steps", "seconds", "stopped", "n_train", "n_val", "n_test", "parameters")
+KEPT = (
+    *("best_step", "steps", "seconds", "stopped", "n_train", "n_val", "n_test", "parameters"),
+    *("chosen", "val_mae"),
+)
+DESCRIBED = "descriptors"
+"""Folder, beside those of the runs, in which descriptors of crystals are kept."""
 
 
 def run(
@@ -76,6 +82,7 @@ def config_of(row: Row, seed: int, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: If an option is unknown to the data set, or cannot be.
     """
+    _check_file(row, overrides)
     kind = CONFIGS["trajectories" if row.set == "c20" else row.set]
     options = {"tensorboard": False, **row.options(), **overrides}
     if row.set == "c20":
@@ -131,13 +138,12 @@ def _run_row(
         if str(seed) in record["seeds"]:
             print(f"{row.name}, seed {seed}: finished before, kept")
             continue
-        metrics = _metrics(row, seed, overrides, runs, overwrite)
+        metrics = metrics_of(row, seed, overrides, runs, overwrite)
         if metrics.get("stopped") == "interrupted":
             print(f"{row.name}, seed {seed}: interrupted; the same command goes on with it")
             whole = False
             break
-        kept = {name: metrics[name] for name in KEPT if name in metrics}
-        record["seeds"][str(seed)] = results.errors_of(row, metrics) | kept | results.facts()
+        record["seeds"][str(seed)] = entry_of(row, metrics)
         record["seeds"] = dict(sorted(record["seeds"].items(), key=lambda item: int(item[0])))
         results.summarize(row, record)
         results.write(output, record)
@@ -145,23 +151,61 @@ def _run_row(
     return record, whole
 
 
-def _metrics(
-    row: Row, seed: int, overrides: Mapping[str, Any], runs: Path, overwrite: bool
+def entry_of(row: Row, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written down of one seed.
+
+    Args:
+        row: The row.
+        metrics: As in metrics.json of the run.
+    """
+    kept = {name: metrics[name] for name in KEPT if name in metrics}
+    return results.errors_of(row, metrics) | kept | results.facts()
+
+
+def metrics_of(
+    row: Row,
+    seed: int,
+    overrides: Mapping[str, Any],
+    runs: Path,
+    overwrite: bool = False,
+    size: int | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json of this seed holds, or would hold; trained if it has not been."""
+    """What metrics.json of this seed holds, or would hold; trained if it has not been.
+
+    Args:
+        row: The row.
+        seed: Of weights, batches and split.
+        overrides: Options to change.
+        runs: Folder of the run folders.
+        overwrite: Forget an earlier run.
+        size: Train on the first so many structures of the training set only, and validate and
+            test with the same as ever.
+
+    Raises:
+        ValueError: As :func:`run`, or if the training set has fewer structures.
+    """
     config = config_of(row, seed, overrides)
     if row.predictor == "mean":
-        return _of_the_mean(make_task(row, config))
+        return _of_the_mean(_cut(make_task(row, config), size))
+    if row.predictor in DESCRIPTORS:
+        from pyg_schnet.benchmarks.accuracy import kernel_ridge
+
+        print(f"{row.name}, seed {seed}: kernel ridge regression", flush=True)
+        task = _cut(make_task(row, config), size)
+        return kernel_ridge.run(task, row.predictor, runs / DESCRIBED)
     if row.model_of is None:
-        return _train(row, config, runs / row.name / f"seed{seed}", overwrite)
+        name = row.name if size is None or size == config.train_size else f"{row.name}-of-{size}"
+        return _train(row, config, runs / name / f"seed{seed}", overwrite, size)
     other = load_rows()[row.model_of]
-    metrics = _metrics(other, seed, overrides, runs, overwrite=False)
+    metrics = metrics_of(other, seed, overrides, runs, size=size)
     if metrics["stopped"] == "interrupted":
         return metrics
     return metrics | _judge(make_task(row, config), config, runs / other.name / f"seed{seed}")
 
 
-def _train(row: Row, config: RunConfig, folder: Path, overwrite: bool) -> dict[str, Any]:
+def _train(
+    row: Row, config: RunConfig, folder: Path, overwrite: bool, size: int | None = None
+) -> dict[str, Any]:
     """Train, go on, or read what a finished run found."""
     begun = not overwrite and (folder / "config.yaml").is_file()
     if begun:
@@ -178,8 +222,26 @@ def _train(row: Row, config: RunConfig, folder: Path, overwrite: bool) -> dict[s
             return metrics
     resume = begun and (folder / "last.ckpt").is_file()
     print(f"{row.name}, seed {config.seed}: {'going on' if resume else 'training'}", flush=True)
-    task = make_task(row, config, folder if resume else None)
+    task = _cut(make_task(row, config, folder if resume else None), size)
     return train_task(task, config, folder, resume)
+
+
+def _cut(task: Task, size: int | None) -> Task:
+    """A task with the first ``size`` structures of its training set."""
+    split = task.split
+    if size is None:
+        return task
+    if size > split.train.numel():
+        raise ValueError(
+            f"Cannot train on {size} structures: the training set has {split.train.numel()}."
+        )
+    return replace(task, split=Split(split.train[:size], split.val, split.test))
+
+
+def _check_file(row: Row, overrides: Mapping[str, Any]) -> None:
+    root = Path(overrides.get("root", row.options().get("root", "")))
+    if row.file is not None and "raw" not in overrides and not root.is_dir():
+        raise ValueError(f"Row {row.name} is of {row.file}: say where it lies with --raw.")
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
