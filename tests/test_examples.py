@@ -39,6 +39,12 @@ def test_forces_are_learned():
     assert last < 0.1 * first
 
 
+def test_a_crystal_finds_its_lattice_constant():
+    constant, stress = run("crystal_stress")
+    assert abs(constant - 3.59) < 0.03
+    assert stress < 1e-4
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)
 def test_examples_are_short(path):
     assert len(path.read_text().splitlines()) <= 65

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.models.inputs import copied, same
+from pyg_schnet.models.inputs import copied, same, volumes
 from pyg_schnet.models.potential import Potential, num_graphs_of
 from pyg_schnet.models.schnet import SchNet
 
@@ -84,6 +84,8 @@ class CapturedPotential:
         self._graph = None
         self._entries = {name: copied(data.get(name)) for name in _ENTRIES}
         given = {name: value for name, value in self._entries.items() if value is not None}
+        if self._potential.stress and "cell" in given:
+            volumes(given["cell"])  # the graph will not look at it
         self._list_pos = None
         if "edge_index" not in given:
             all_pairs = self._model.cutoff_fn == "none" and given.get("cell") is None

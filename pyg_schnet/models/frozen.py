@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import edge_vectors
 from pyg_schnet.models.frozen_weights import Weights, check_model, engine_module
-from pyg_schnet.models.inputs import checked_batch, copied, same
+from pyg_schnet.models.inputs import checked_batch, copied, same, volumes
 from pyg_schnet.models.potential import num_graphs_of
 
 _ENTRIES = ("z", "batch", "cell", "pbc", "edge_index", "cell_shift")
@@ -164,7 +164,7 @@ class Structure:
         if frozen.stress:
             if cell is None:
                 raise ValueError("The stress needs a periodic structure, but data has no cell.")
-            self.volume = torch.linalg.det(cell.double().view(-1, 3, 3)).abs().view(-1, 1, 1)
+            self.volume = volumes(cell.double())
 
         self._engine = cpu.engine(weights.bits)
         self._scalars = weights.scalars.clone()

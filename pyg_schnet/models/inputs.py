@@ -72,6 +72,35 @@ def count_graphs(z: Tensor, batch: Tensor | None) -> int:
     return int(batch.max()) + 1
 
 
+def volumes(cell: Tensor, *, checked: bool = True) -> Tensor:
+    """Volumes of the cells, (B, 1, 1), Å³, by which virials are divided to give stresses.
+
+    Args:
+        cell: (3, 3) or (B, 3, 3), Å; left-handed ones have a volume too.
+        checked: Look at the values, which stalls a GPU.
+
+    Raises:
+        ValueError: If a cell has no volume, as that of a slab whose third vector is zero.
+
+    Example:
+        >>> volumes(torch.diag(torch.tensor([2.0, 3.0, -4.0])))
+        tensor([[[24.]]])
+    """
+    cells = cell.view(-1, 3, 3)
+    volume = torch.linalg.det(cells).abs()  # [B]
+    if checked and not torch.compiler.is_compiling():
+        # Of a flat cell rounding leaves a little; of a NaN, the comparison is false as well.
+        flat = ~(volume > 1e-6 * torch.linalg.vector_norm(cells, dim=-1).prod(-1))
+        if bool(flat.any()):
+            graph = int(flat.nonzero()[0])
+            raise ValueError(
+                f"The stress needs a volume, but the cell of structure {graph} is "
+                f"{cells[graph].tolist()}; give it three lattice vectors, also along directions "
+                "that are not periodic, or ask for no stress."
+            )
+    return volume.view(-1, 1, 1)
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

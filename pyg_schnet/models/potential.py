@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from pyg_schnet.models.inputs import volumes
 from pyg_schnet.nn.tabulated import fixed_filters
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ class Potential(nn.Module):
         \sigma = \frac{1}{V} \left.\frac{\partial E}{\partial \varepsilon}\right|_{\varepsilon=0}
 
     where the strain acts as :math:`\mathbf r \to \mathbf r (1 + \varepsilon)` on atoms and cell and
-    is symmetrised, with ASE's sign. Results can be differentiated again (training on forces,
-    Hessians) when gradients are enabled and the potential is in training mode or ``pos`` requires
-    a gradient; otherwise they are detached.
+    is symmetrised, with ASE's sign. :math:`V` is the volume of the cell as given, also where a
+    direction is not periodic: the stress of a slab falls as its vacuum grows. Results can be
+    differentiated again (training on forces, Hessians) when gradients are enabled and the potential
+    is in training mode or ``pos`` requires a gradient; otherwise they are detached.
 
     In eval mode a :class:`~pyg_schnet.SchNet` on the CPU whose filters may be tabulated is
     evaluated by one compiled function without autograd; :meth:`freeze` gives that function itself.
@@ -119,7 +121,8 @@ class Potential(nn.Module):
             asked for.
 
         Raises:
-            ValueError: If stress is asked for and ``data`` has no cell; and as the model.
+            ValueError: If stress is asked for and ``data`` has no cell, or one without a volume
+                (not looked for on a GPU, where edges are given); and as the model.
         """
         create_graph = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
         if self.stress and data.get("cell") is None:
@@ -167,8 +170,10 @@ class Potential(nn.Module):
                 return result
         given, batch, cell = _usable(data, "pos"), _usable(data, "batch"), _usable(data, "cell")
         pos = given if given.requires_grad else given.detach().requires_grad_(True)
-        strained, strained_cell, strain = pos, cell, None
+        strained, strained_cell, strain, volume = pos, cell, None, torch.ones(())
         if self.stress:
+            # On a GPU the search for edges looks at the cells as well; without it nobody does.
+            volume = volumes(cell, checked=cell.is_cpu or data.get("edge_index") is None)
             strain = pos.new_zeros(num_graphs, 3, 3).requires_grad_(True)
             strained, strained_cell = _strained(pos, cell, strain, batch)
         energy = self.model(
@@ -194,8 +199,7 @@ class Potential(nn.Module):
         if self.forces:
             result["forces"] = -gradients[0]
         if strain is not None:
-            volume = torch.linalg.det(cell.view(-1, 3, 3)).abs().view(-1, 1, 1)
-            result["stress"] = gradients[-1] / volume
+            result["stress"] = gradients[-1] / (volume if create_graph else volume.detach())
         return result
 
 
@@ -220,4 +224,4 @@ def _strained(
     cells = cell.view(-1, 3, 3)
     per_atom = symmetric[torch.zeros_like(pos[:, 0], dtype=torch.long) if batch is None else batch]
     moved = pos + torch.bmm(pos.unsqueeze(1), per_atom).squeeze(1)
-    return moved, cells + torch.bmm(cells, symmetric)
+    return moved, cells + cells @ symmetric  # one cell may be that of all

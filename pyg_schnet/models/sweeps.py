@@ -18,7 +18,7 @@ from torch_geometric.data import Batch
 
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import shift_vectors
-from pyg_schnet.models.inputs import checked_batch
+from pyg_schnet.models.inputs import checked_batch, volumes
 from pyg_schnet.models.schnet import SchNet
 from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.basis import GaussianSmearing
@@ -411,8 +411,7 @@ class _Options:
             self.inverse_size = counts.double().reciprocal()
         self.volume = None
         if stress and cell is not None:
-            volume = torch.linalg.det(cell.detach().view(-1, 3, 3)).abs()
-            self.volume = volume.view(-1, 1, 1).expand(num_graphs, 1, 1)
+            self.volume = volumes(cell.detach()).expand(num_graphs, 1, 1)
 
     def by_autograd(self) -> list[Tensor]:
         """Energies, and if asked for forces and stress, that can be differentiated again."""

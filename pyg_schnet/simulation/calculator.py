@@ -135,7 +135,7 @@ class Calculator(AseCalculator):
         if isinstance(engine, FrozenPotential):
             if atoms.pbc.any():
                 # Not rounded, as positions are not.
-                data.cell = torch.from_numpy(atoms.cell.complete().array).view(1, 3, 3)
+                data.cell = torch.from_numpy(atoms.cell.array.copy()).view(1, 3, 3)
             return _frozen_evaluator(engine, data, volume)
         return _torch_evaluator(engine, data, self.model)
 

@@ -1,7 +1,7 @@
 """Predictions for anything that ASE reads."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def atoms_to_data(atoms: "Atoms", dtype: torch.dtype = torch.float32) -> Data:
     """An ASE structure as PyG data: ``z``, ``pos``, and for periodic ones ``cell`` and ``pbc``.
+
+    The cell is as ASE has it: a slab or a wire may have vectors that are zero, and then no stress.
 
     Args:
         atoms: The structure.
@@ -46,7 +48,7 @@ def atoms_to_data(atoms: "Atoms", dtype: torch.dtype = torch.float32) -> Data:
                 f"The structure is periodic in {atoms.pbc.tolist()} but its cell is "
                 f"{atoms.cell.array.tolist()}; give a lattice vector for each periodic direction."
             )
-        data.cell = torch.tensor(atoms.cell.complete().array, dtype=dtype).view(1, 3, 3)
+        data.cell = torch.tensor(atoms.cell.array, dtype=dtype).view(1, 3, 3)
         data.pbc = torch.from_numpy(atoms.pbc.copy()).view(1, 3)
     return data
 
@@ -70,10 +72,31 @@ def predict_file(
         FileNotFoundError: If there is no such file.
         ValueError: If ASE cannot read it; the sentence names the file.
     """
-    from ase.io import iread
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no structure file at {path}.")
+    yield from predict_structures(_read(path, index), model, forces)
+
+
+def predict_structures(
+    structures: Iterable[Data], model: nn.Module, forces: bool = False
+) -> Iterator[dict[str, object]]:
+    """Predict structures, one after the other.
+
+    Args:
+        structures: Each with ``z`` (N,), ``pos`` (N, 3), Å, and where periodic ``cell`` (1, 3, 3),
+            Å, and ``pbc`` (1, 3); of any dtype.
+        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.Potential`.
+        forces: Forces too.
+
+    Yields:
+        As :func:`predict_file`.
+
+    Raises:
+        ValueError: If the model is another, or a structure cannot be predicted.
+    """
+    from ase.formula import Formula
+    from ase.symbols import Symbols
+
     network = model.model if isinstance(model, Potential) else model
     if not isinstance(network, SchNet):
         raise ValueError(
@@ -82,19 +105,13 @@ def predict_file(
     weight = network.embedding.weight
     potential = Potential(network, forces=True) if forces else None
     network.eval()
-    structures = iread(path, index)
-    number = 0
-    while True:
-        try:
-            atoms = next(structures)
-        except StopIteration:
-            return
-        except Exception as error:  # ASE's readers raise what their formats happen to raise
-            raise ValueError(
-                f"ASE cannot read structure {number} of {path}: {type(error).__name__}: {error}"
-            ) from error
-        data = atoms_to_data(atoms, weight.dtype).to(weight.device)
-        row: dict[str, object] = {"index": number, "formula": atoms.get_chemical_formula()}
+    for number, given in enumerate(structures):
+        data = Data(z=given.z, pos=given.pos.to(weight.dtype))
+        if given.get("cell") is not None:
+            data.cell, data.pbc = given.cell.to(weight.dtype), given.get("pbc")
+        data = data.to(weight.device)
+        symbols = str(Symbols(given.z.numpy()))
+        row: dict[str, object] = {"index": number, "formula": f"{Formula(symbols):hill}"}
         if potential is not None:
             result = potential.eval()(data)
             row["prediction"] = float(result["energy"])
@@ -111,4 +128,21 @@ def predict_file(
                 )
             row["prediction"] = float(out)
         yield row
+
+
+def _read(path: str | os.PathLike[str], index: str) -> Iterator[Data]:
+    from ase.io import iread
+
+    structures = iread(path, index)
+    number = 0
+    while True:
+        try:
+            atoms = next(structures)
+        except StopIteration:
+            return
+        except Exception as error:  # ASE's readers raise what their formats happen to raise
+            raise ValueError(
+                f"ASE cannot read structure {number} of {path}: {type(error).__name__}: {error}"
+            ) from error
+        yield atoms_to_data(atoms, torch.float64)
         number += 1
