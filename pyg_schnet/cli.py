@@ -27,6 +27,21 @@ TRAIN = {
 }
 
 
+PREPARED = (
+    "raw",
+    "molecule",
+    "revised",
+    "split",
+    "paths",
+    "target",
+    "cutoff",
+    "isolated",
+    "search",
+    "num_workers",
+)
+"""Options of ``datasets prepare`` that are handed to the data set."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run ``pyg-schnet``; bad input ends with one sentence and exit code 2.
 
@@ -76,6 +91,7 @@ def _parser() -> "ArgumentParser":
     verbs.add_subcommand("evaluate", _evaluate_parser())
     verbs.add_subcommand("predict", _predict_parser())
     verbs.add_subcommand("relax", _relax_parser())
+    verbs.add_subcommand("vibrations", _vibrations_parser())
     verbs.add_subcommand("md", _md_parser())
     datasets = ArgumentParser(description="Data sets.")
     verbs.add_subcommand("datasets", datasets)
@@ -122,7 +138,7 @@ def _predict_parser() -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
     predict = ArgumentParser(description="Predict structures of any file that ASE reads.")
-    predict.add_argument("file", help="Structures.")
+    predict.add_argument("file", nargs="+", help="Structures; crystals as CIF, POSCAR or JSON.")
     predict.add_argument("--model", required=True, help="File, run folder, or name of a model.")
     predict.add_argument("--output", type=str | None, help="CSV file; by default the screen.")
     predict.add_argument("--index", default=":", help="Which structures, in ASE's notation.")
@@ -142,6 +158,20 @@ def _relax_parser() -> "ArgumentParser":
     relax.add_argument("--cell", type=bool, default=False, help="Relax the cell too.")
     relax.add_argument("--output", type=str | None, help="File; by default NAME-relaxed.extxyz.")
     return relax
+
+
+def _vibrations_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    vib = ArgumentParser(description="Normal modes of the last structure of a file.")
+    vib.add_argument("file", help="Any file that ASE reads; its last structure.")
+    vib.add_argument("--model", required=True, help="File, run folder, or name of a model.")
+    vib.add_argument("--fmax", type=float, default=1e-4, help="Relax until forces are below, eV/Å.")
+    vib.add_argument("--steps", type=int, default=1000, help="Of the relaxation; 0 for none.")
+    vib.add_argument("--optimizer", default="BFGS", help="BFGS, FIRE or LBFGS.")
+    vib.add_argument("--width", type=float, default=10.0, help="Of the lines in the figure, cm⁻¹.")
+    vib.add_argument("--output", type=str | None, help="File; by default NAME-modes.extxyz.")
+    return vib
 
 
 def _md_parser() -> "ArgumentParser":
@@ -178,6 +208,11 @@ def _add_datasets_actions(datasets: "ArgumentParser") -> None:
     prepare.add_argument("--revised", type=bool | None, help="rMD17 instead of MD17.")
     prepare.add_argument("--split", type=str | None, help="Of ISO17; by default reference.")
     prepare.add_argument("--paths", type=list[str] | None, help="Files of trajectories.")
+    prepare.add_argument("--target", type=str | None, help="Property of crystals that is needed.")
+    prepare.add_argument("--cutoff", type=float | None, help="Å; crystals with atoms alone go.")
+    prepare.add_argument("--isolated", type=str | None, help="drop or keep crystals with such.")
+    prepare.add_argument("--search", type=dict | None, help="Criteria of the Materials Project.")
+    prepare.add_argument("--num_workers", type=int | None, help="Processes that read CIFs.")
     actions.add_subcommand("prepare", prepare)
     generate = ArgumentParser(description="Run dynamics of a molecule with GFN2-xTB.")
     generate.add_argument("molecule", help="Its name (ethanol, C20, ...) or a structure file.")
@@ -345,7 +380,7 @@ def _mp(config: Any, folder: Path | None) -> "Task":
     dataset = MaterialsProject(
         config.root, config.target, config.raw, cutoff=config.cutoff, isolated=config.isolated
     )
-    return crystal_task(config, dataset, dataset.properties[config.target].unit, folder)
+    return crystal_task(config, dataset, dataset.properties[dataset.targets[0]].unit, folder)
 
 
 def qm9_property(dataset: "QM9", target: str) -> "Property":
@@ -385,31 +420,60 @@ def _evaluate(options: "Namespace") -> None:
     print(evaluate_task(task, folder, options.part, config.eval_batch_size))
 
 
-def _predict(options: "Namespace") -> None:
+def _predict(options: "Namespace") -> int:
     import numpy as np
 
     from pyg_schnet.models import load, read_header
     from pyg_schnet.models.pretrained import find_model
-    from pyg_schnet.simulation import predict_file
 
     path = find_model(options.model)
     info = read_header(path)["info"]
     name = f"{info.get('target', 'prediction')} ({info.get('unit', 'unit of the model')})"
     columns = ["index", "formula", name] + (["largest force (eV/Å)"] if options.forces else [])
-    rows = []
-    for row in predict_file(options.file, load(path), options.forces, options.index):
-        line = [row["index"], row["formula"], f"{row['prediction']:.6f}"]
-        if options.forces:
-            line.append(f"{np.linalg.norm(np.asarray(row['forces']), axis=1).max(initial=0.0):.6f}")
-        rows.append(line)
+    files, failed = options.file, 0
+    if len(files) > 1:
+        columns = ["file", *columns]
+    model, rows = load(path), []
+    for file in files:
+        try:
+            for row in _predictions(file, model, options.forces, options.index):
+                line = [row["index"], row["formula"], f"{row['prediction']:.6f}"]
+                if options.forces:
+                    size = np.linalg.norm(np.asarray(row["forces"]), axis=1).max(initial=0.0)
+                    line.append(f"{size:.6f}")
+                rows.append([file, *line] if len(files) > 1 else line)
+        except (ValueError, FileNotFoundError) as error:
+            if len(files) == 1:
+                raise
+            print(f"pyg-schnet: {error}", file=sys.stderr)
+            failed += 1
     if options.output is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
-        return
-    aside = Path(f"{options.output}.part")
-    with aside.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    aside.replace(options.output)
-    print(f"Wrote {len(rows)} predictions to {options.output}")
+    else:
+        aside = Path(f"{options.output}.part")
+        with aside.open("w", newline="") as out:
+            csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+        aside.replace(options.output)
+        print(f"Wrote {len(rows)} predictions to {options.output}")
+    if failed:
+        print(f"pyg-schnet: {failed} of {len(files)} files were left out.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _predictions(file: str, model: Any, forces: bool, index: str) -> Any:
+    """Predictions for a file: of CIFs and pymatgen's JSON by their own reader, else by ASE's."""
+    from pyg_schnet.simulation import predict_file, predict_structures
+
+    if not {".cif", ".json"} & {suffix.lower() for suffix in Path(file).suffixes}:
+        return predict_file(file, model, forces, index)
+    from ase.io.formats import string2index
+
+    from pyg_schnet.datasets.crystal_files import read_crystals
+
+    chosen = string2index(index)
+    crystals = list(read_crystals(file))
+    some = crystals[chosen] if isinstance(chosen, slice) else [crystals[chosen]]
+    return predict_structures(some, model, forces)
 
 
 def _relax(options: "Namespace") -> int:
@@ -433,6 +497,23 @@ def _relax(options: "Namespace") -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _vibrations(options: "Namespace") -> None:
+    from pyg_schnet.analysis import plot_frequencies
+    from pyg_schnet.simulation import vibrations_file
+
+    output = Path(options.output or f"{Path(options.file).stem}-modes.extxyz")
+    wanted = options.fmax, options.steps
+    found, relaxed = vibrations_file(
+        options.file, options.model, output, *wanted, optimizer=options.optimizer
+    )
+    if relaxed is not None:
+        print(f"Forces exceeded {options.fmax:g} eV/Å: relaxed first, {relaxed.sentence()}")
+    print(found.sentence())
+    formula = found.atoms.get_chemical_formula()
+    figure = plot_frequencies(found.frequencies, output.with_suffix(".png"), options.width, formula)
+    print(f"Wrote {output}, {output.with_suffix('.json')} and {figure}")
 
 
 def _md(options: "Namespace") -> int:
@@ -479,11 +560,7 @@ def _datasets(options: "Namespace") -> None:
         return
     if chosen.name == "trajectories" and not chosen.paths:
         raise ValueError("paths is empty; name the files, such as --paths a.xyz b.xyz.")
-    wanted = {
-        option: chosen[option]
-        for option in ("raw", "molecule", "revised", "split", "paths")
-        if chosen[option] is not None
-    }
+    wanted = {option: chosen[option] for option in PREPARED if chosen[option] is not None}
     unknown = wanted.keys() - inspect.signature(kind).parameters.keys()
     if unknown:
         raise ValueError(f"{chosen.name} has no {' and no '.join(sorted(unknown))}; leave it out.")
@@ -545,6 +622,7 @@ _VERBS: dict[str, Callable[[Any], int | None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "relax": _relax,
+    "vibrations": _vibrations,
     "md": _md,
     "datasets": _datasets,
     "benchmark": _benchmark,

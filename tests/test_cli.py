@@ -334,7 +334,7 @@ def test_both_scenarios_of_iso17_are_trained(tmp_path, capsys, scenario):
 def test_data_sets_of_forces_are_described_prepared_and_made(md17, tmp_path, capsys):
     assert main(["datasets", "list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["qm9", "md17", "iso17", "c20", "trajectories"]
+    assert names == ["qm9", "md17", "iso17", "c20", "trajectories", "mp"]
     assert main(["datasets", "info", "md17"]) == 0
     assert "eV/Å" in capsys.readouterr().out
     prepare = ["datasets", "prepare", "md17", f"--root={tmp_path}", f"--raw={md17}"]
@@ -355,3 +355,78 @@ def test_an_interrupt_ends_with_a_sentence(monkeypatch, capsys):
     monkeypatch.setitem(cli._VERBS, "datasets", interrupted)
     assert main(["datasets", "list"]) == 130
     assert capsys.readouterr().err == "pyg-schnet: interrupted.\n"
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory):
+    """A table of copper and iron, squeezed and stretched."""
+    folder = tmp_path_factory.mktemp("crystals")
+    rows = ["material_id,cif,formation_energy_per_atom,band_gap"]
+    for k in range(40):
+        name, size = ("Cu", 3.6) if k % 2 else ("Fe", 2.87)
+        atoms = bulk(name, a=size * (1 + 0.004 * (k - 20)), cubic=True)
+        write(folder / "one.cif", atoms)
+        text = (folder / "one.cif").read_text().replace('"', '""')
+        rows.append(f'mp-{k},"{text}",{0.001 * (k - 20) ** 2},{0.1 * k}')
+    (folder / "table.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_crystals_are_prepared_trained_evaluated_and_predicted(crystals, tmp_path, capsys):
+    raw, root = f"--raw={crystals}/table.csv", f"--root={tmp_path}/mp"
+    assert main(["datasets", "prepare", "mp", raw, root]) == 0
+    assert json.loads(capsys.readouterr().out)["crystals"] == 40
+    run = tmp_path / "run"
+    call = ["train", "mp", raw, root, *SMALL, "--train-size=24", "--val-size=8"]
+    assert main([*call, f"--output={run}", "--normalize=neighbors"]) == 0
+    out = capsys.readouterr().out
+    assert "formation_energy_per_atom of crystals: 24 crystals" in out and "eV/atom" in out
+    assert load(run / "best.safetensors").config["normalize"] == "neighbors"
+    assert load(run / "best.safetensors").config["readout"] == "mean"
+    assert main(["evaluate", str(run)]) == 0
+    assert "formation_energy_per_atom on 8 test crystals: MAE" in capsys.readouterr().out
+    write(tmp_path / "POSCAR", bulk("Cu", cubic=True))
+    files = [str(crystals / "one.cif"), str(tmp_path / "POSCAR")]
+    assert main(["predict", *files, f"--model={run}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "file,index,formula,formation_energy_per_atom (eV/atom)"
+    assert [line.split(",")[2] for line in lines[1:]] == ["Cu4", "Cu4"]
+    # A property of the crystal, whatever cell it is told with.
+    write(tmp_path / "large.cif", bulk("Cu").repeat(2))
+    write(tmp_path / "small.cif", bulk("Cu"))
+    both = [str(tmp_path / "large.cif"), str(tmp_path / "small.cif")]
+    assert main(["predict", *both, f"--model={run}"]) == 0
+    large, small = (line.split(",")[3] for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(large) == pytest.approx(float(small), abs=2e-6)
+
+
+def test_a_bad_file_among_several_is_named_and_the_rest_goes_on(crystals, tmp_path, capsys):
+    save(SchNet(8, 8, 1, 10, 4.0, readout="mean", seed=0), tmp_path / "m.safetensors")
+    (tmp_path / "bad.cif").write_text("data_nothing\n")
+    files = [str(tmp_path / "bad.cif"), str(crystals / "one.cif")]
+    assert main(["predict", *files, f"--model={tmp_path}/m.safetensors"]) == 1
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "bad.cif" in told.err and "1 of 2 files were left out" in told.err
+    assert main(["predict", files[0], f"--model={tmp_path}/m.safetensors"]) == 2
+
+
+def test_crystals_need_a_property_that_is_there(crystals, tmp_path, capsys):
+    raw, root = f"--raw={crystals}/table.csv", f"--root={tmp_path}/mp"
+    assert main(["train", "mp", raw, root, "--target=colour"]) == 2
+    assert "colour" in capsys.readouterr().err
+    assert main(["train", "mp", raw, root, "--published-split=true"]) == 2
+    assert "split='train' is not in" in capsys.readouterr().err
+    assert main(["train", "mp", raw, root, "--isolated=hide"]) == 2
+
+
+def test_normal_modes_are_told_written_and_drawn(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
+    assert main(["vibrations", "ethanol.xyz", "--model=md17-ethanol"]) == 0
+    out = capsys.readouterr().out
+    assert "relaxed first" in out and "21" in out
+    for suffix in ("extxyz", "json", "png"):
+        assert (tmp_path / f"ethanol-modes.{suffix}").stat().st_size > 500
+    assert json.loads((tmp_path / "ethanol-modes.json").read_text())
+    assert main(["vibrations", "gone.xyz", "--model=md17-ethanol"]) == 2

@@ -17,6 +17,8 @@ class CrystalConfig(TrainingConfig):
         raw: A snapshot (JSON), a table with CIFs (CSV), or a folder of CIFs; by default the
             Materials Project itself, with your key.
         isolated: drop or keep structures that have an atom without neighbours.
+        published_split: Take the split that came with the data (train, val and test of MP-20);
+            train_size and val_size are then ignored.
         train_size: Structures to train on (3,000 and 60,000 in the paper).
         val_size: Structures for validation.
         num_interactions: Number of interaction blocks, T.
@@ -34,6 +36,7 @@ class CrystalConfig(TrainingConfig):
     target: str = "formation_energy_per_atom"
     root: str = "data/mp"
     isolated: str = "drop"
+    published_split: bool = False
     train_size: int = 3_000
     val_size: int = 1_000
     num_interactions: int = 3

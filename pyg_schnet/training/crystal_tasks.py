@@ -5,6 +5,7 @@ from pathlib import Path
 from torch_geometric.data import InMemoryDataset
 
 from pyg_schnet.training.crystal_config import CrystalConfig
+from pyg_schnet.training.splits import Split
 from pyg_schnet.training.targets import Property
 from pyg_schnet.training.tasks import Task, make_split, make_table
 
@@ -24,10 +25,14 @@ def crystal_task(
         folder: Of an earlier run whose split is used again, or None.
 
     Raises:
-        ValueError: If there are fewer structures than asked for.
+        ValueError: If there are fewer structures than asked for, or no published split.
     """
     table = make_table(config, dataset)
     target = Property(config.target, unit, unit or "unit of the file", extensive=False)
+    if config.published_split and folder is None:
+        split = Split(*(dataset.split(part) for part in ("train", "val", "test")))
+    else:
+        split = make_split(config, table, folder)
     known = None
     if config.raw is None and config.target == "formation_energy_per_atom":
         known = PAPER_MP.get(config.train_size)
@@ -37,7 +42,7 @@ def crystal_task(
         f"{config.target} of crystals",
         target,
         table,
-        make_split(config, table, folder),
+        split,
         noun="crystals",
         published=published,
     )
