@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,19 @@ def _md_parser() -> "ArgumentParser":
     md.add_argument("--temperature", type=float, default=300.0, help="K.")
     md.add_argument("--thermostat", default="none", help="none, langevin or nose-hoover.")
     md.add_argument("--time_constant", type=float, default=100.0, help="Of the thermostat, fs.")
-    md.add_argument("--every", type=int, default=20, help="Steps between frames.")
+    md.add_argument("--every", type=int, default=8, help="Steps between frames.")
+    md.add_argument(
+        "--replicas",
+        type=int,
+        default=1,
+        help="Trajectories, moved at once; replica r has the seed plus r.",
+    )
+    md.add_argument(
+        "--engine",
+        type=str | None,
+        help="own, ase or torch-sim; by default own, or ase with constraints.",
+    )
+    md.add_argument("--report", type=bool, default=True, help="Spectrum and distributions too.")
     md.add_argument("--seed", type=int, default=0, help="Of velocities and noise.")
     md.add_argument("--keep_velocities", type=bool, default=False, help="Those of the file.")
     md.add_argument("--output", type=str | None, help="File; by default NAME-md.extxyz.")
@@ -231,7 +244,8 @@ def _benchmark_speed_parser() -> "ArgumentParser":
     speed.add_argument(
         "--groups",
         type=list[str] | None,
-        help="Of inference, training, kernels, loading, neighbors and scaling; by default all.",
+        help="Of inference, training, kernels, loading, neighbors, dynamics and scaling; by "
+        "default all.",
     )
     speed.add_argument("--output", type=str | None, help="Folder for JSON, table and figure.")
     speed.add_argument("--seconds", type=float, default=4.0, help="For each row.")
@@ -523,6 +537,7 @@ def _md(options: "Namespace") -> int:
     output = options.output or f"{Path(options.file).stem}-md.extxyz"
     check_output(output, options.file)
     names = ("thermostat", "time_constant", "every", "seed", "keep_velocities")
+    names += ("replicas", "engine", "report")
     try:
         done = run_md(
             options.model,
@@ -537,7 +552,14 @@ def _md(options: "Namespace") -> int:
         print("pyg-schnet: interrupted; the same command goes on.", file=sys.stderr)
         return 130
     print(done.sentence())
-    print(f"Wrote {done.frames:,} frames to {done.output}, energies to {done.log}")
+    files = ", ".join(map(str, done.outputs))
+    print(f"Wrote {done.frames:,} frames to {files}, energies beside them in .csv")
+    if done.report:
+        print(f"Wrote {done.report}")
+        with suppress(ImportError):  # matplotlib comes with training
+            from pyg_schnet.analysis import plot_dynamics
+
+            print(f"Wrote {plot_dynamics(done.report)}")
     return 0
 
 

@@ -5,10 +5,11 @@ import os
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
-from pyg_schnet.benchmarks.speed import peers, suite, systems, work
+from pyg_schnet.benchmarks.speed import neighbors, peers, suite, systems, work
 from pyg_schnet.benchmarks.speed.rows import ROWS, Row
 from pyg_schnet.cli import main
 
@@ -320,3 +321,26 @@ def test_an_environment_of_no_use_is_asked_once(
 
 def test_every_row_has_a_task_for_schnetpack():
     assert {row.task for row in ROWS} == set(peers.TASKS)
+
+
+def test_backends_of_the_neighbour_search_find_the_same_edges(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(neighbors, "crystals", partial(neighbors.crystals, 40))
+    monkeypatch.setattr(systems, "silicon", partial(systems.silicon, 1))
+    path = tmp_path / "salts.npz"
+    corners = np.array([[0, 0, 0], [0.5, 0.5, 0.5]])
+    # Caesium chloride: 8 neighbours at 2 * 3^0.5 Å and 6 at 4 Å; and a cube: 6 at 4.5 Å.
+    np.savez(
+        path,
+        n_atoms=np.array([2, 1]),
+        frac_coords=np.concatenate([corners, corners[:1]]),
+        cell=np.stack([4 * np.eye(3), 4.5 * np.eye(3)]),
+    )
+    rows = neighbors.measure(repeats=1, data=path)
+    for row in rows:
+        same = {other["edges"] for other in rows if other["system"] == row["system"]}
+        assert len(same) == 1 and row["ms"] > 0 and row["structures_per_second"] > 0
+    edges = {row["system"]: row["edges"] for row in rows}
+    assert edges["2 of salts, 5 Å"] == 2 * 14 + 6
+    assert 300 < edges["40 crystals, 5 Å"] / 40 < 370
+    assert {"images", "vesin", "auto"} <= {row["backend"] for row in rows}
+    assert "structures/s" in capsys.readouterr().out

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch_geometric import __version__ as pyg_version
 
-from pyg_schnet.benchmarks.speed import kernels, loading, neighbors, work
+from pyg_schnet.benchmarks.speed import dynamics, kernels, loading, neighbors, work
 from pyg_schnet.benchmarks.speed.peers import HINT, SchNetPack
 from pyg_schnet.benchmarks.speed.rows import ROWS, Row
 from pyg_schnet.benchmarks.speed.timing import added_memory, compare
 from pyg_schnet.ops import choose_backend
 
-GROUPS = ("inference", "training", "kernels", "loading", "neighbors", "scaling")
+GROUPS = ("inference", "training", "dynamics", "kernels", "loading", "neighbors", "scaling")
 
 
 def run(
@@ -48,17 +48,19 @@ def run(
     result: dict[str, Any] = {"facts": facts(device)}
     print("  ".join(f"{key} {value}" for key, value in result["facts"].items()))
     rows = [row for row in ROWS if row.group in groups]
+    peer = None if schnetpack_python is None else SchNetPack(schnetpack_python)
     if rows:
         print(
             f"{'':66}{'PyG ms':>10}{'ours ms':>10}{'ratio':>8}{'quartiles':>14}{'bar':>6}"
             f"{'SchNetPack':>12}"
         )
-        peer = None if schnetpack_python is None else SchNetPack(schnetpack_python)
         result["rows"] = [measured(row, seconds, device, peer) for row in rows]
         if peer is None:
             print(HINT)
         elif peer.facts is not None:
             result["facts"]["schnetpack"] = peer.facts
+    if "dynamics" in groups:
+        result["dynamics"] = dynamics.measure(device, seconds, peer)
     sections = {"kernels": kernels.measure, "neighbors": neighbors.measure}
     for name, section in sections.items():
         if name in groups:
@@ -156,6 +158,20 @@ def _write(result: dict[str, Any], folder: Path, device: str) -> None:
             lines += [f"- {name}: {problem}" for name, problem in problems if problem not in known]
         else:
             lines += ["", HINT]
+    if result.get("dynamics"):
+        columns = ("dynamics", "theirs ms", "ours ms", "ratio", "asked for", "ns/day theirs, ours")
+        lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        for row in result["dynamics"]:
+            days = [row.get(f"{side}_ns_per_day") for side in ("theirs", "ours")]
+            shown = ", ".join("-" if day is None else f"{day:.3g}" for day in days)
+            lines.append(
+                f"| {row['name']} | {row['theirs']:.3f} | {row['ours']:.4f} | {row['ratio']:.1f} "
+                f"| {row['bar'] or '-'} | {shown} |"
+            )
+        lines += [""]
+        lines += [
+            f"- {row['name']}: {n}" for row in result["dynamics"] for n in row.get("notes", ())
+        ]
     for suffix, text in ((".json", json.dumps(result, indent=2)), (".md", "\n".join(lines))):
         path = folder / f"speed_{device}{suffix}"
         aside = path.with_name(path.name + ".part")

@@ -7,25 +7,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import pyg_schnet._pyg  # noqa: F401
-from pyg_schnet.simulation.predict import atoms_to_data, predict_file
+from pyg_schnet.simulation.hessians import hessian, hessian_by_differences
+from pyg_schnet.simulation.predict import atoms_to_data, predict_file, predict_structures
 
-# Not later: the function has the name of its file, which an import would put in its place.
+# Not later: functions with the names of their files, which an import would put in their place.
 from pyg_schnet.simulation.relax import Relaxation, relax, relax_file
+from pyg_schnet.simulation.vibrations import Vibrations, normal_modes, vibrations, vibrations_file
 
 if TYPE_CHECKING:
     from pyg_schnet.simulation.calculator import Calculator
     from pyg_schnet.simulation.dynamics import DynamicsSummary, run_md
+    from pyg_schnet.simulation.integrator import Integrator
     from pyg_schnet.simulation.loops import ClosedLoop, closed_loop
+    from pyg_schnet.simulation.pimd import PathIntegralSummary, run_pimd
+    from pyg_schnet.simulation.replicas import prepare_replicas
     from pyg_schnet.simulation.stability import Drift, nve_drift
+    from pyg_schnet.simulation.torch_sim_adapter import torch_sim_model
 
 _LATER = {
     "Calculator": "calculator",
     "ClosedLoop": "loops",
     "Drift": "stability",
     "DynamicsSummary": "dynamics",
+    "Integrator": "integrator",
+    "PathIntegralSummary": "pimd",
     "closed_loop": "loops",
     "nve_drift": "stability",
+    "prepare_replicas": "replicas",
     "run_md": "dynamics",
+    "run_pimd": "pimd",
+    "torch_sim_model": "torch_sim_adapter",
 }
 
 __all__ = [
@@ -33,14 +44,26 @@ __all__ = [
     "ClosedLoop",
     "Drift",
     "DynamicsSummary",
+    "Integrator",
+    "PathIntegralSummary",
     "Relaxation",
+    "Vibrations",
     "atoms_to_data",
     "closed_loop",
+    "hessian",
+    "hessian_by_differences",
+    "normal_modes",
     "nve_drift",
     "predict_file",
+    "predict_structures",
+    "prepare_replicas",
     "relax",
     "relax_file",
     "run_md",
+    "run_pimd",
+    "torch_sim_model",
+    "vibrations",
+    "vibrations_file",
 ]
 
 

@@ -12,12 +12,13 @@ from torch import nn
 from tqdm import tqdm
 
 from pyg_schnet.simulation.bonds import BondChange, Bonds
-from pyg_schnet.simulation.calculator import EnergyAndForces, energy_and_forces
+from pyg_schnet.simulation.calculator import EnergyAndForces
 from pyg_schnet.units import BOLTZMANN, FEMTOSECOND
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from pyg_schnet.simulation.integrator import BatchForces
 
 _CHECK_EVERY = 20  # steps between looks at the bonds
 _FRICTION_TIME = 100.0  # fs
@@ -82,8 +83,8 @@ def nve_drift(
 ) -> Drift:
     r"""Molecular dynamics at constant energy: the drift of the energy, and the bonds.
 
-    Velocity Verlet (Swope et al., J. Chem. Phys. 76, 637 (1982)) on
-    :meth:`Calculator.evaluator`:
+    Velocity Verlet (Swope et al., J. Chem. Phys. 76, 637 (1982)) by
+    :class:`~.integrator.Integrator`:
 
     .. math::
         \mathbf p' = \mathbf p + \tfrac{h}{2} \mathbf F(\mathbf r), \quad
@@ -128,8 +129,12 @@ def nve_drift(
         >>> drift.broken, len(drift.total_energy)
         ([], 100)
     """
+    from pyg_schnet.simulation.integrator import Exploded, Integrator
+    from pyg_schnet.simulation.replicas import batch_forces
+
     steps, warm = _steps(time, timestep, temperature, equilibration)
-    evaluate = energy_and_forces(potential, atoms)
+    forces = batch_forces(potential, [atoms])
+    evaluate = _single(forces)
     masses = atoms.get_masses()[:, None]
     rng = np.random.default_rng(seed)
     bonds = Bonds(atoms)
@@ -151,16 +156,23 @@ def nve_drift(
         wanted = np.mean(known[warm // 2 :]) + 0.5 * degrees * BOLTZMANN * temperature
         point = _with_energy(point, masses, float(wanted))
     kinetic, potential_energy = np.empty(steps), np.empty(steps)
+    moving = Integrator(
+        forces, point.positions, point.momenta, masses, [len(atoms)], timestep=timestep
+    )
     began = clock.perf_counter()
     with _bar(steps, "NVE", progress) as bar:
-        for step in range(steps):
-            point = verlet_step(point, evaluate, masses, duration)
-            _check(point, step, timestep)
-            potential_energy[step] = point.energy
-            kinetic[step] = _kinetic(point, masses)
-            if step % _CHECK_EVERY == 0 or step == steps - 1:
-                bonds.look(point.positions, (step + 1) * timestep / 1000)
-            bar.update()
+        for done in range(0, steps, _CHECK_EVERY):
+            count = min(_CHECK_EVERY, steps - done)
+            try:
+                record = moving.advance(count)
+            except Exploded as end:
+                why = _no_longer_finite(end.why, end.step, timestep)
+                raise FloatingPointError(why) from end
+            part = slice(done, done + count)
+            potential_energy[part] = record.potential[:, 0]
+            kinetic[part] = record.kinetic[:, 0]
+            bonds.look(moving.positions, (done + count) * timestep / 1000)
+            bar.update(count)
     seconds = clock.perf_counter() - began
     times = timestep / 1000 * np.arange(1, steps + 1)
     total = kinetic + potential_energy
@@ -310,9 +322,25 @@ def _degrees(atoms: "Atoms", masses: np.ndarray) -> int:
 def _check(point: Point, step: int, timestep: float) -> None:
     if not math.isfinite(point.energy):
         raise FloatingPointError(
-            f"The energy is {point.energy} after {(step + 1) * timestep / 1000:g} ps: the "
-            "potential does not hold the atoms together, or the timestep is too long."
+            _no_longer_finite(f"the energy is {point.energy} eV", step, timestep)
         )
+
+
+def _no_longer_finite(why: str, step: int, timestep: float) -> str:
+    return (
+        f"After {(step + 1) * timestep / 1000:g} ps {why}: the potential does not hold the atoms "
+        "together, or the timestep is too long."
+    )
+
+
+def _single(forces: "BatchForces") -> EnergyAndForces:
+    """Of one replica alone."""
+
+    def evaluate(positions: np.ndarray) -> tuple[float, np.ndarray]:
+        energies, found = forces(positions)
+        return float(energies[0]), found
+
+    return evaluate
 
 
 def _bar(steps: int, what: str, shown: bool) -> tqdm:

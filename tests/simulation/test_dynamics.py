@@ -1,7 +1,10 @@
 """Dynamics against the package's own steps, known temperatures, and themselves resumed."""
 
 import csv
+import importlib.util
+import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,8 +17,9 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from helpers import small_schnet
 
+from pyg_schnet.analysis import plot_dynamics
 from pyg_schnet.cli import main
-from pyg_schnet.simulation import Calculator, run_md
+from pyg_schnet.simulation import Calculator, Integrator, run_md, torch_sim_adapter, torch_sim_model
 from pyg_schnet.simulation.calculator import energy_and_forces
 from pyg_schnet.simulation.dynamics import THERMOSTATS
 from pyg_schnet.simulation.stability import Point, verlet_step
@@ -35,6 +39,21 @@ class Interrupted(Calculator):
         if self.left < 0:
             raise KeyboardInterrupt
         super().calculate(*args, **options)
+
+
+def interrupted_own(left, monkeypatch):
+    """Ctrl-C within the own integrator, in the middle of a block of steps."""
+    advance = Integrator.advance
+
+    def cut(self, steps):
+        nonlocal left
+        if left < steps:
+            advance(self, left)
+            raise KeyboardInterrupt
+        left -= steps
+        return advance(self, steps)
+
+    monkeypatch.setattr(Integrator, "advance", cut)
 
 
 @pytest.fixture
@@ -87,22 +106,27 @@ def frames_in(path):
 
 @pytest.mark.parametrize("thermostat", THERMOSTATS)
 @pytest.mark.parametrize("evaluation", [47, 60])
-def test_resumed_is_uninterrupted_bit_for_bit(thermostat, evaluation, ethanol, tmp_path):
-    options = {**SHORT, "thermostat": thermostat, "seed": 3}
+@pytest.mark.parametrize("engine", ["own", "ase"])
+def test_resumed_is_uninterrupted_bit_for_bit(
+    thermostat, evaluation, engine, ethanol, tmp_path, monkeypatch
+):
+    options = {**SHORT, "thermostat": thermostat, "seed": 3, "engine": engine}
     whole, cut = tmp_path / "whole.extxyz", tmp_path / "cut.extxyz"
     run_md(MODEL, ethanol, whole, **options)
     calculator = Interrupted(MODEL)
     calculator.left = evaluation
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if engine == "own":
+            interrupted_own(evaluation - 1, patch)
         run_md(calculator, ethanol, cut, **options)
     assert not cut.exists() and frames_in(cut) == (evaluation - 1) // 10 + 1
     done = run_md(MODEL, ethanol, cut, **options)
     assert cut.read_bytes() == whole.read_bytes()
     assert cut.with_suffix(".csv").read_bytes() == whole.with_suffix(".csv").read_bytes()
     ours, theirs = (np.load(f"{path}.state.npz") for path in (cut, whole))
-    for name in ("positions", "momenta", "rng"):
+    for name in ("positions", "momenta", "generators"):
         np.testing.assert_array_equal(ours[name], theirs[name])
-    assert done.frames == 11 and int(ours["step"]) == 100
+    assert done.frames == 11 and int(ours["steps"]) == 100
     assert not (tmp_path / "cut.extxyz.part").exists()
 
 
@@ -224,7 +248,8 @@ def test_dynamics_that_explodes_ends_with_its_step(tmp_path):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("time", 0.0), ("time", 0.001), ("timestep", -1.0), ("temperature", math.nan),
-     ("thermostat", "andersen"), ("time_constant", 0.0), ("every", 0), ("seed", -1)],
+     ("thermostat", "andersen"), ("time_constant", 0.0), ("every", 0), ("seed", -1),
+     ("replicas", 0), ("engine", "gromacs")],
 )  # fmt: skip
 def test_bad_options_are_refused(option, value, ethanol, tmp_path):
     with pytest.raises(ValueError, match=f"{option} must be"):
@@ -233,14 +258,172 @@ def test_bad_options_are_refused(option, value, ethanol, tmp_path):
         run_md(MODEL, ethanol, tmp_path / "a.traj")
 
 
+@pytest.mark.parametrize("thermostat", THERMOSTATS)
+def test_each_replica_is_the_run_of_its_seed(thermostat, ethanol, tmp_path, monkeypatch):
+    options = {**SHORT, "thermostat": thermostat, "seed": 5}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted_own(37, patch)
+        run_md(MODEL, ethanol, tmp_path / "all.extxyz", replicas=3, **options)
+    done = run_md(MODEL, ethanol, tmp_path / "all.extxyz", replicas=3, **options)
+    assert [path.name for path in done.outputs] == [f"all-{r}.extxyz" for r in range(3)]
+    assert done.output == done.outputs[0] and "3 replicas, 0.05 ps" in done.sentence()
+    for r in range(3):
+        single = tmp_path / f"single{r}.extxyz"
+        run_md(MODEL, ethanol, single, **{**options, "seed": 5 + r})
+        assert single.read_bytes() == done.outputs[r].read_bytes()
+        log = done.outputs[r].with_suffix(".csv")
+        assert single.with_suffix(".csv").read_bytes() == log.read_bytes()
+    assert list(tmp_path.glob("all*.part")) == []
+    longer = run_md(
+        MODEL, ethanol, tmp_path / "all.extxyz", replicas=3, **{**options, "time": 0.06}
+    )
+    assert longer.frames == 13
+    with pytest.raises(ValueError, match="begun with replicas=3"):
+        run_md(MODEL, ethanol, tmp_path / "all.extxyz", replicas=2, **options)
+    (tmp_path / "all.extxyz.state.npz").unlink()
+    with pytest.raises(ValueError, match="all-0.extxyz exists"):
+        run_md(MODEL, ethanol, tmp_path / "all.extxyz", replicas=3, **options)
+
+
+def test_own_and_ase_move_alike(ethanol, tmp_path):
+    for engine in ("own", "ase"):
+        run_md(MODEL, ethanol, tmp_path / f"{engine}.extxyz", engine=engine, **SHORT)
+    own, ase = (read(tmp_path / f"{engine}.extxyz", ":") for engine in ("own", "ase"))
+    for ours, theirs in zip(own, ase):
+        np.testing.assert_allclose(ours.positions, theirs.positions, atol=2e-8)
+        np.testing.assert_allclose(ours.get_momenta(), theirs.get_momenta(), atol=2e-8)
+
+
+def test_frames_keep_cell_masses_and_periods(tmp_path):
+    atoms = bulk("Si", cubic=True)
+    atoms.set_masses([28.0, 29.0] * 4)
+    atoms.pbc = [True, True, False]
+    run_md(small_schnet(torch.float32), atoms, tmp_path / "a.extxyz", **SHORT)
+    start = read(tmp_path / "a.extxyz", 0)
+    np.testing.assert_array_equal(start.get_masses(), atoms.get_masses())
+    np.testing.assert_array_equal(start.cell.array, atoms.cell.array)
+    np.testing.assert_array_equal(start.pbc, atoms.pbc)
+    np.testing.assert_array_equal(start.numbers, atoms.numbers)
+
+
+def test_the_report_tells_what_the_frames_do(ethanol, tmp_path):
+    options = {"thermostat": "langevin", "every": 8, "replicas": 2, "progress": False}
+    done = run_md(MODEL, ethanol, tmp_path / "a.extxyz", 1.0, **options)
+    found = json.loads(done.report.read_text())
+    assert done.report == tmp_path / "a.json"
+    assert (found["atoms"], found["degrees"], len(found["replicas"])) == (9, 27, 2)
+    log = log_of(done.outputs[1])
+    temperature = found["replicas"][1]["temperature"]
+    assert temperature["mean"] == pytest.approx(log["temperature_K"].mean(), abs=0.01)
+    assert temperature["expected_deviation"] == pytest.approx(
+        temperature["mean"] * math.sqrt(2 / 27)
+    )
+    # 100 ps have 400 times as many frames as the log: the heat is counted to a few meV.
+    assert abs(np.ptp(log["conserved_energy_eV"])) < 0.01 < np.ptp(log["total_energy_eV"])
+    frames = read(done.outputs[0], ":") + read(done.outputs[1], ":")
+    distances = [atoms.get_all_distances() for atoms in frames]
+    across = found["diameter"]["centers"]
+    assert max(d.max() for d in distances) == pytest.approx(across[-1], abs=0.02)
+    spectrum = {name: np.array(values) for name, values in found["spectrum"].items()}
+    stretched = (spectrum["centers"] > 2800) & (spectrum["centers"] < 3900)
+    share = spectrum["density"][stretched].sum() / spectrum["density"].sum()
+    assert share == pytest.approx(6 / 27, abs=0.12)  # of modes, those of bonds with hydrogen
+    picture = plot_dynamics(done.report)
+    assert picture == tmp_path / "a.png" and picture.read_bytes().startswith(b"\x89PNG")
+    assert found["spectrum_hint"] is None
+
+    done = run_md(MODEL, ethanol, tmp_path / "b.extxyz", **SHORT)
+    hint = json.loads(done.report.read_text())["spectrum_hint"]
+    assert "needs 100 frames" in hint
+    done = run_md(MODEL, ethanol, tmp_path / "c.extxyz", 0.1, engine="ase", progress=False,
+                  thermostat="langevin")  # fmt: skip
+    found = json.loads(done.report.read_text())
+    assert "every=10 or less" in found["spectrum_hint"]
+    assert found["replicas"][0]["conservation"] is None
+    assert plot_dynamics(done.report).exists()
+    with pytest.raises(FileNotFoundError, match="no report at"):
+        plot_dynamics(tmp_path / "nothing.json")
+
+
+def test_a_crystal_has_a_report_too(tmp_path):
+    model = small_schnet(torch.float32)
+    done = run_md(model, bulk("Si", cubic=True), tmp_path / "a.extxyz", **SHORT)
+    found = json.loads(done.report.read_text())
+    assert found["diameter"] is None and found["nearest_neighbor"] is None
+    g = np.array(found["radial"]["density"])
+    assert g[-40:].mean() == pytest.approx(1.0, abs=0.15) and g[:10].max() == 0
+    assert plot_dynamics(done.report).exists()
+
+
+def test_engines_say_what_they_cannot_do(ethanol, tmp_path):
+    fixed = ethanol.copy()
+    fixed.set_constraint(FixAtoms([0]))
+    for atoms, options, words in [
+        (fixed, {"engine": "own"}, "has constraints"),
+        (fixed, {"replicas": 2}, "engine='ase' moves one structure"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            run_md(MODEL, atoms, tmp_path / "a.extxyz", **SHORT, **options)
+
+
+def test_without_torch_sim_a_sentence_says_what_to_install(ethanol, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_sim", None)
+    monkeypatch.setitem(sys.modules, "torch_sim.models.interface", None)
+    torch_sim_adapter._model_class.cache_clear()
+    with pytest.raises(ImportError, match="pip install torch-sim-atomistic"):
+        run_md(MODEL, ethanol, tmp_path / "a.extxyz", engine="torch-sim", **SHORT)
+
+
+class TestTorchSim:
+    """torch-sim itself with potentials of this package."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        if importlib.util.find_spec("torch_sim") is None:
+            pytest.skip("torch-sim is not installed")
+        torch_sim_adapter._model_class.cache_clear()
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_the_model_keeps_to_the_interface(self, dtype):
+        from torch_sim.io import atoms_to_state
+        from torch_sim.models.interface import validate_model_outputs
+
+        model = torch_sim_model(small_schnet(dtype), stress=True)
+        validate_model_outputs(model, torch.device("cpu"), torch.float64)
+        crystals = [bulk("Si", cubic=True), bulk("Si")]
+        crystals[0].rattle(0.1, seed=0)
+        found = model(atoms_to_state(crystals, torch.device("cpu"), torch.float64))
+        for r, crystal in enumerate(crystals):
+            crystal.calc = Calculator(small_schnet(dtype))
+            want = crystal.get_stress(voigt=False)
+            np.testing.assert_allclose(found["stress"][r], want, rtol=1e-5, atol=1e-7)
+            assert float(found["energy"][r]) == pytest.approx(crystal.get_potential_energy())
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_it_moves_as_the_own_integrator_and_is_resumed(self, ethanol, tmp_path):
+        for engine in ("own", "torch-sim"):
+            path = tmp_path / f"{engine}.extxyz"
+            run_md(MODEL, ethanol, path, engine=engine, replicas=2, **SHORT)
+        ours, theirs = (read(tmp_path / f"{name}-1.extxyz") for name in ("own", "torch-sim"))
+        np.testing.assert_allclose(ours.positions, theirs.positions, atol=2e-8)
+        options = {**SHORT, "engine": "torch-sim", "thermostat": "langevin"}
+        whole, cut = tmp_path / "whole.extxyz", tmp_path / "cut.extxyz"
+        run_md(MODEL, ethanol, whole, **options)
+        for time in (0.02, 0.05):
+            run_md(MODEL, ethanol, cut, **{**options, "time": time})
+        assert whole.read_bytes() == cut.read_bytes()
+        with pytest.raises(ValueError, match="does 'none' and 'langevin'"):
+            run_md(MODEL, ethanol, tmp_path / "n.extxyz",
+                   **{**options, "thermostat": "nose-hoover"})  # fmt: skip
+
+
 def test_the_command_runs_is_interrupted_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write("ethanol.xyz", molecule("CH3CH2OH"))
     command = ["md", "ethanol.xyz", "--model", MODEL, "--time=0.05", "--every=10",
                "--thermostat", "nose-hoover", "--time-constant=50"]  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr("pyg_schnet.simulation.calculator.Calculator", Interrupted)
-        patch.setattr(Interrupted, "left", 35)
+        interrupted_own(34, patch)
         assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert main(command) == 0
