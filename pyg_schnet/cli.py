@@ -94,6 +94,7 @@ def _parser() -> "ArgumentParser":
     verbs.add_subcommand("relax", _relax_parser())
     verbs.add_subcommand("vibrations", _vibrations_parser())
     verbs.add_subcommand("md", _md_parser())
+    verbs.add_subcommand("pimd", _pimd_parser())
     datasets = ArgumentParser(description="Data sets.")
     verbs.add_subcommand("datasets", datasets)
     benchmark = ArgumentParser(description="Measure.")
@@ -198,11 +199,35 @@ def _md_parser() -> "ArgumentParser":
         type=str | None,
         help="own, ase or torch-sim; by default own, or ase with constraints.",
     )
+    md.add_argument(
+        "--stop_on_uncertainty",
+        type=float | None,
+        help="End where an ensemble's forces on an atom differ by more, eV/Å.",
+    )
     md.add_argument("--report", type=bool, default=True, help="Spectrum and distributions too.")
     md.add_argument("--seed", type=int, default=0, help="Of velocities and noise.")
     md.add_argument("--keep_velocities", type=bool, default=False, help="Those of the file.")
     md.add_argument("--output", type=str | None, help="File; by default NAME-md.extxyz.")
     return md
+
+
+def _pimd_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    pimd = ArgumentParser(description="Path integrals by i-PI; the same command again goes on.")
+    pimd.add_argument("file", help="The start, of any file that ASE reads; its last structure.")
+    pimd.add_argument("--model", required=True, help="File, run folder, or name of a model.")
+    pimd.add_argument("--beads", type=int, default=8, help="Of the ring polymer.")
+    pimd.add_argument("--time", type=float, default=10.0, help="ps.")
+    pimd.add_argument("--timestep", type=float, default=0.5, help="fs.")
+    pimd.add_argument("--temperature", type=float, default=300.0, help="K.")
+    pimd.add_argument("--thermostat", default="pile_g", help="pile_g or pile_l.")
+    pimd.add_argument("--time_constant", type=float, default=100.0, help="Of the centroid, fs.")
+    pimd.add_argument("--every", type=int, default=20, help="Steps between frames.")
+    pimd.add_argument("--seed", type=int, default=0, help="Of velocities and noise.")
+    pimd.add_argument("--transport", default="unix", help="Sockets: unix or tcp.")
+    pimd.add_argument("--output", type=str | None, help="Folder; by default NAME-pimd.")
+    return pimd
 
 
 def _add_datasets_actions(datasets: "ArgumentParser") -> None:
@@ -536,8 +561,10 @@ def _md(options: "Namespace") -> int:
 
     output = options.output or f"{Path(options.file).stem}-md.extxyz"
     check_output(output, options.file)
-    names = ("thermostat", "time_constant", "every", "seed", "keep_velocities")
-    names += ("replicas", "engine", "report")
+    names = [
+        *("thermostat", "time_constant", "every", "seed", "keep_velocities"),
+        *("replicas", "engine", "report", "stop_on_uncertainty"),
+    ]
     try:
         done = run_md(
             options.model,
@@ -552,6 +579,8 @@ def _md(options: "Namespace") -> int:
         print("pyg-schnet: interrupted; the same command goes on.", file=sys.stderr)
         return 130
     print(done.sentence())
+    if done.stopped:
+        print(f"Stopped early: {done.stopped}")
     files = ", ".join(map(str, done.outputs))
     print(f"Wrote {done.frames:,} frames to {files}, energies beside them in .csv")
     if done.report:
@@ -560,6 +589,30 @@ def _md(options: "Namespace") -> int:
             from pyg_schnet.analysis import plot_dynamics
 
             print(f"Wrote {plot_dynamics(done.report)}")
+    return 0
+
+
+def _pimd(options: "Namespace") -> int:
+    from pyg_schnet.simulation import run_pimd
+    from pyg_schnet.simulation.relax import read_structures
+
+    output = options.output or f"{Path(options.file).stem}-pimd"
+    names = ("beads", "thermostat", "time_constant", "every", "seed", "transport")
+    try:
+        done = run_pimd(
+            options.model,
+            read_structures(options.file)[-1],
+            output,
+            options.time,
+            options.temperature,
+            options.timestep,
+            **{name: options[name] for name in names},
+        )
+    except KeyboardInterrupt:
+        print("pyg-schnet: interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    print(done.sentence())
+    print(f"Wrote {done.trajectory}, {done.centroids} and {done.report}")
     return 0
 
 
@@ -646,6 +699,7 @@ _VERBS: dict[str, Callable[[Any], int | None]] = {
     "relax": _relax,
     "vibrations": _vibrations,
     "md": _md,
+    "pimd": _pimd,
     "datasets": _datasets,
     "benchmark": _benchmark,
 }

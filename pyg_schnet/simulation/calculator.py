@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 from torch_geometric.data import Data
 
-from pyg_schnet.models import Potential, SchNet, load, read_header
+from pyg_schnet.models import Ensemble, Potential, SchNet, load, read_header
 from pyg_schnet.models.frozen import FrozenPotential
 from pyg_schnet.models.frozen_weights import check_model
 from pyg_schnet.models.pretrained import find_model
@@ -50,9 +50,13 @@ class Calculator(AseCalculator):
     The stress is :math:`\frac{1}{V} \partial E / \partial \varepsilon` with the volume of the cell
     as given, also where a direction is not periodic.
 
+    Of an :class:`~pyg_schnet.Ensemble` these are means over its members, and ``results`` has their
+    standard deviations beside them in the same shapes: "energy_std", "forces_std", "stress_std".
+
     Args:
-        potential: A :class:`~pyg_schnet.Potential`, an energy model, a ``.safetensors`` file, a run
-            folder, or the name of a model that comes with the package. The weights are copied.
+        potential: A :class:`~pyg_schnet.Potential` or :class:`~pyg_schnet.Ensemble`, an energy
+            model, a ``.safetensors`` file, a run folder, or the name of a model that comes with the
+            package. The weights are copied.
         elements: Symbols or atomic numbers that the model knows; None takes what its file says, and
             allows all where that says nothing.
         skin: Å; see :meth:`pyg_schnet.Potential.freeze`. Results do not depend on it.
@@ -93,15 +97,28 @@ class Calculator(AseCalculator):
         else:
             path = find_model(potential)
             module, info = load(path, device), read_header(path)["info"]
-        model = module.model if isinstance(module, Potential) else module
+        members = list(module.members) if isinstance(module, Ensemble) else [module]
+        models = [member.model if isinstance(member, Potential) else member for member in members]
         _check_unit(info)
-        self.model: nn.Module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.models: list[nn.Module] = [
+            copy.deepcopy(model).eval().requires_grad_(False) for model in models
+        ]
         self.skin = skin
         self.elements = _numbers(info.get("elements") if elements is None else elements)
-        self._engines: dict[bool, Any] = {}
+        self._engines: dict[bool, list[Any]] = {}
         self._system: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._evaluate: Evaluator | None = None
-        self._engine(stress=False)  # what cannot be evaluated shall be said now
+        self._engines_for(stress=False)  # what cannot be evaluated shall be said now
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; of an ensemble its first member."""
+        return self.models[0]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether there are several models, and so a spread."""
+        return len(self.models) > 1
 
     def evaluator(self, atoms: "Atoms", stress: bool = False) -> Evaluator:
         """Energy and forces as a function of positions alone, without ASE's share of the time.
@@ -130,14 +147,18 @@ class Calculator(AseCalculator):
         self._check_elements(atoms.numbers)
         if stress and not _has_stress(atoms):
             raise ValueError(_no_stress(atoms))
-        data = atoms_to_data(_at_origin(atoms), _dtype(self.model))
-        engine, volume = self._engine(stress), abs(atoms.cell.volume) if stress else 1.0
-        if isinstance(engine, FrozenPotential):
-            if atoms.pbc.any():
-                # Not rounded, as positions are not.
-                data.cell = torch.from_numpy(atoms.cell.array.copy()).view(1, 3, 3)
-            return _frozen_evaluator(engine, data, volume)
-        return _torch_evaluator(engine, data, self.model)
+        volume = abs(atoms.cell.volume) if stress else 1.0
+        evaluators = []
+        for model, engine in zip(self.models, self._engines_for(stress), strict=True):
+            data = atoms_to_data(_at_origin(atoms), _dtype(model))
+            if isinstance(engine, FrozenPotential):
+                if atoms.pbc.any():
+                    # Not rounded, as positions are not.
+                    data.cell = torch.from_numpy(atoms.cell.array.copy()).view(1, 3, 3)
+                evaluators.append(_frozen_evaluator(engine, data, volume))
+            else:
+                evaluators.append(_torch_evaluator(engine, data, model))
+        return MeanEvaluator(evaluators) if self.is_ensemble else evaluators[0]
 
     def calculate(
         self,
@@ -158,6 +179,11 @@ class Calculator(AseCalculator):
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if stress is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        if isinstance(self._evaluate, MeanEvaluator):
+            spread = self._evaluate.spread
+            self.results |= {"energy_std": spread[0], "forces_std": spread[1]}
+            if spread[2] is not None:
+                self.results["stress_std"] = full_3x3_to_voigt_6_stress(spread[2])
         if "energies" in properties:
             self.results["energies"] = self._energies(now)
 
@@ -185,16 +211,37 @@ class Calculator(AseCalculator):
             )
         return super().get_property(name, atoms, allow_calculation)
 
-    def _engine(self, stress: bool) -> Any:
-        """What evaluates: a frozen or captured potential, else one of torch."""
+    def engine(self, stress: bool = False) -> Any:
+        """What evaluates the model: a frozen or captured potential, else one of torch.
+
+        Args:
+            stress: With the stress.
+
+        Raises:
+            ValueError: If the calculator is of an ensemble.
+        """
+        if self.is_ensemble:
+            raise ValueError(
+                f"This needs one potential, but the calculator is of an ensemble of "
+                f"{len(self.models)}; take one of its members."
+            )
+        return self._engines_for(stress)[0]
+
+    def _engines_for(self, stress: bool) -> list[Any]:
+        """What evaluates each model: a frozen or captured potential, else one of torch."""
         if stress not in self._engines:
-            potential = Potential(self.model, stress=stress).eval()
-            frozen = any(p.is_cuda for p in self.model.parameters()) or _can_be_frozen(self.model)
-            self._engines[stress] = potential.freeze(skin=self.skin) if frozen else potential
+            engines = []
+            for model in self.models:
+                potential = Potential(model, stress=stress).eval()
+                frozen = any(p.is_cuda for p in model.parameters()) or _can_be_frozen(model)
+                engines.append(potential.freeze(skin=self.skin) if frozen else potential)
+            self._engines[stress] = engines
         return self._engines[stress]
 
     def _energies(self, atoms: "Atoms") -> np.ndarray:
-        model = self.model
+        return np.mean([self._energies_of(model, atoms) for model in self.models], axis=0)
+
+    def _energies_of(self, model: nn.Module, atoms: "Atoms") -> np.ndarray:
         if not isinstance(model, SchNet) or not isinstance(model.readout, Atomwise):
             raise PropertyNotImplementedError(
                 f"Energies of atoms are known of a SchNet only, not of a {type(model).__name__}."
@@ -254,6 +301,35 @@ def energy_and_forces(
         calculator = Calculator(potential, skin=_SKIN)
     evaluate = calculator.evaluator(atoms)
     return lambda positions: evaluate(positions)[:2]
+
+
+class MeanEvaluator:
+    """The mean of several evaluators, and their standard deviations in ``spread``.
+
+    Args:
+        evaluators: Of the members of an ensemble.
+
+    Attributes:
+        spread: Of energy, forces (N, 3) and stress (3, 3) or None, at the last positions.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.evaluators = list(evaluators)
+        self.spread: tuple[float, np.ndarray, np.ndarray | None] = (0.0, np.zeros((0, 3)), None)
+
+    def __call__(self, positions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray | None]:
+        """As an evaluator."""
+        energies, all_forces, stresses = zip(
+            *(evaluate(positions) for evaluate in self.evaluators), strict=True
+        )
+        energy, forces = np.array(energies), np.stack(all_forces)
+        stress = spread = None
+        known = [each for each in stresses if each is not None]
+        if known:
+            values = np.stack(known)
+            stress, spread = values.mean(0), values.std(0, ddof=1)
+        self.spread = float(energy.std(ddof=1)), forces.std(0, ddof=1), spread
+        return float(energy.mean()), forces.mean(0), stress
 
 
 def _frozen_evaluator(frozen: FrozenPotential, data: Data, volume: float) -> Evaluator:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time as clock
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class DynamicsSummary:
         outputs: The trajectories of all replicas.
         report: The JSON file, None where none was asked for.
         nanoseconds_per_day: Of this call, of each replica.
+        stopped: Why it ended before its time, if it did.
     """
 
     steps: int
@@ -62,6 +64,7 @@ class DynamicsSummary:
     outputs: tuple[Path, ...] = ()
     report: Path | None = None
     nanoseconds_per_day: float = math.nan
+    stopped: str | None = None
 
     def sentence(self) -> str:
         """The numbers in one line."""
@@ -90,6 +93,7 @@ def run_md(
     replicas: int = 1,
     engine: str | None = None,
     report: bool = True,
+    stop_on_uncertainty: float | None = None,
     progress: bool = True,
 ) -> DynamicsSummary:
     r"""Molecular dynamics of one or many replicas; trajectories, and tables of energies.
@@ -143,6 +147,10 @@ def run_md(
         engine: "own", "ase" or "torch-sim"; None: the own one, or ASE's for a structure with
             constraints.
         report: Write it at the end.
+        stop_on_uncertainty: eV/Å. With an :class:`~pyg_schnet.Ensemble`: end at the first frame in
+            which the members' forces on an atom differ by more than this, as the root of the summed
+            variances of the three components. That frame is the last, and worth a reference
+            calculation.
         progress: Show a bar, where there is a terminal.
 
     Raises:
@@ -188,11 +196,14 @@ def run_md(
         "seed": seed,
         "keep_velocities": keep_velocities,
     }
-    engine = engine or ("ase" if atoms.constraints else "own")
+    several = getattr(calculator, "is_ensemble", False)
+    if stop_on_uncertainty is not None:
+        _check_limit(stop_on_uncertainty, several)
+    engine = engine or ("ase" if atoms.constraints or several else "own")
     settings = {
         "format": _FORMAT,
-        "structure": _fingerprint(atoms, keep_velocities),
-        "model": _model(calculator),
+        "structure": fingerprint(atoms, keep_velocities),
+        "model": model_digest(calculator),
         "engine": engine,
         "replicas": replicas,
         "every": every,
@@ -202,7 +213,10 @@ def run_md(
     hottest = max(_HOTTEST, 20 * temperature)
     moving = make_engine(engine, calculator, [atoms] * replicas, hottest=hottest, **options)
     run = _Run(moving, FrameWriter(atoms), files, settings, state)
+    if stop_on_uncertainty is not None:
+        run.spread, run.limit = _spread_of_forces(calculator, atoms), stop_on_uncertainty
     seconds, done = run.run(frames, progress)
+    frames = run.frames
     written = None
     if report:
         written = write_report(files, atoms, output.with_suffix(".json"), settings)
@@ -218,6 +232,7 @@ def run_md(
         outputs=tuple(files.outputs),
         report=written,
         nanoseconds_per_day=speed * timestep * 86_400e-6,
+        stopped=run.stopped,
     )
 
 
@@ -234,6 +249,9 @@ class _Run:
     ) -> None:
         self.engine, self.writer, self.files, self.settings = engine, writer, files, settings
         self.frames, self.sizes = 0, np.zeros((settings["replicas"], 2), dtype=np.int64)
+        self.spread: Callable[[np.ndarray], float] | None = None
+        self.limit = math.inf
+        self.stopped: str | None = None
         if state is not None:
             engine.state = state
             self.frames, self.sizes = int(state["frames"]), state["sizes"]
@@ -252,7 +270,7 @@ class _Run:
             self.files.open(self.sizes)
             self._go_on(frames, progress)
             self.files.close()
-        return clock.perf_counter() - began, (frames - begun) * self.settings["every"]
+        return clock.perf_counter() - began, (self.frames - begun) * self.settings["every"]
 
     def _go_on(self, frames: int, progress: bool) -> None:
         every = self.settings["every"]
@@ -266,7 +284,7 @@ class _Run:
                 unit=" steps",
                 disable=None if progress else True,
             ) as bar:
-                while self.frames < frames:
+                while self.frames < frames and not self._is_uncertain():
                     self._advance(every)
                     texts = self._texts(self.frames * every)
                     self.frames += 1
@@ -285,6 +303,19 @@ class _Run:
         texts = tuple((frame, log_head() + line) for frame, line in self._texts(0))
         self.frames = 1
         return self._snapshot(np.zeros_like(self.sizes), (texts,))
+
+    def _is_uncertain(self) -> bool:
+        """Whether the potentials disagree where the atoms are now."""
+        if self.spread is None:
+            return False
+        found = self.spread(self.engine.positions)
+        if found > self.limit:
+            time = (self.frames - 1) * self.settings["every"] * self.settings["timestep"] / 1000
+            self.stopped = (
+                f"the forces on an atom differ by {found:.3g} eV/Å at {time:g} ps, more than "
+                f"{self.limit:g}"
+            )
+        return self.stopped is not None
 
     def _advance(self, steps: int) -> None:
         try:
@@ -328,6 +359,27 @@ class _Run:
         return saved._replace(texts=())
 
 
+def _spread_of_forces(calculator: Any, atoms: "Atoms") -> Callable[[np.ndarray], float]:
+    """The largest spread of the forces on an atom, eV/Å, as a function of positions."""
+    evaluate = calculator.evaluator(atoms)
+
+    def largest(positions: np.ndarray) -> float:
+        evaluate(positions)
+        return float(np.sqrt(np.square(evaluate.spread[1]).sum(1)).max())
+
+    return largest
+
+
+def _check_limit(limit: float, several: bool) -> None:
+    if not limit > 0:
+        raise ValueError(f"stop_on_uncertainty must be positive (eV/Å), got {limit}.")
+    if not several:
+        raise ValueError(
+            "stop_on_uncertainty needs an ensemble, but the model is a single one; train one with "
+            "pyg-schnet train ... --ensemble 4."
+        )
+
+
 def _means(files: Files, atoms: int) -> dict[str, float]:
     drifts, temperatures = [], []
     for replica in range(len(files.outputs)):
@@ -339,7 +391,13 @@ def _means(files: Files, atoms: int) -> dict[str, float]:
     return {"drift": float(np.mean(drifts)), "temperature": float(np.mean(temperatures))}
 
 
-def _fingerprint(atoms: "Atoms", velocities: bool) -> str:
+def fingerprint(atoms: "Atoms", velocities: bool) -> str:
+    """Says whether it is still the same structure.
+
+    Args:
+        atoms: The structure.
+        velocities: Whether they count.
+    """
     digest = hashlib.sha256()
     arrays = [atoms.numbers, atoms.positions, atoms.get_masses(), atoms.cell.array, atoms.pbc]
     for array in [*arrays, atoms.get_momenta()] if velocities else arrays:
@@ -347,15 +405,21 @@ def _fingerprint(atoms: "Atoms", velocities: bool) -> str:
     return f"{atoms.get_chemical_formula()} {digest.hexdigest()[:8]}"
 
 
-def _model(calculator: Any) -> str:
-    """Says whether it is still the same: weights, or the class of another calculator."""
-    model = getattr(calculator, "model", None)
-    if not isinstance(model, nn.Module):
+def model_digest(calculator: Any) -> str:
+    """Says whether it is still the same: weights, or the class of another calculator.
+
+    Args:
+        calculator: Of ASE.
+    """
+    models = getattr(calculator, "models", None)
+    if not models:
         return type(calculator).__name__
     digest = hashlib.sha256()
-    for name, values in model.state_dict().items():
-        digest.update(name.encode() + values.detach().cpu().numpy().tobytes())
-    return f"{type(model).__name__} {digest.hexdigest()[:8]}"
+    for model in models:
+        for name, values in model.state_dict().items():
+            digest.update(name.encode() + values.detach().cpu().numpy().tobytes())
+    several = f"{len(models)} x " if len(models) > 1 else ""
+    return f"{several}{type(models[0]).__name__} {digest.hexdigest()[:8]}"
 
 
 def _check(

@@ -200,7 +200,7 @@ def batch_forces(
     if isinstance(potential, Calculator):
         for atoms in structures:
             potential._check_elements(atoms.numbers)
-        engine = potential._engine(stress=False)
+        engine = potential.engine()
         if isinstance(engine, FrozenPotential):
             return FrozenForces(engine, structures)
     return SeparateForces(potential, structures)

@@ -76,7 +76,7 @@ def _model_class() -> type:
             self._device, self._dtype = parameter.device, dtype
             self._compute_stress, self._compute_forces = stress, True
             self._calculator = calculator
-            self._evaluate = _Evaluator(calculator._engine(stress), parameter.dtype)
+            self._evaluate = _Evaluator(calculator.engine(stress), parameter.dtype)
 
         def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
             """Energies, forces and stresses of all systems."""

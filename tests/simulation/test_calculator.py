@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.optimize import BFGS
 from helpers import methanol, skewed_crystal, small_schnet
 from torch_geometric.data import Data
 
-from pyg_schnet import Potential, SchNet, save
+from pyg_schnet import Ensemble, Potential, SchNet, save
 from pyg_schnet.models import pretrained
 from pyg_schnet.models.frozen import FrozenPotential
 from pyg_schnet.simulation import Calculator
@@ -311,7 +311,7 @@ def test_the_skin_changes_nothing():
         atoms.positions += 0.1 * rng.standard_normal(atoms.positions.shape)
         results = [c.evaluator(atoms)(atoms.positions) for c in calculators]
         assert len({energy for energy, _, _ in results}) == 1
-    engine = calculators[1]._engine(stress=False)
+    engine = calculators[1].engine()
     assert isinstance(engine, FrozenPotential)
 
 
@@ -323,3 +323,37 @@ def test_a_model_on_a_gpu_gives_the_same():
     got = with_calculator(as_atoms(data), model.cuda())
     np.testing.assert_allclose(got.get_potential_energy(), want.get_potential_energy(), rtol=1e-5)
     np.testing.assert_allclose(got.get_forces(), want.get_forces(), rtol=0, atol=1e-4)
+
+
+def ensemble(dtype=torch.float32):
+    sizes = {"hidden_channels": 16, "num_filters": 16, "num_interactions": 2, "cutoff": 4.0}
+    return Ensemble([SchNet(**sizes, num_gaussians=12, seed=s).to(dtype) for s in range(3)])
+
+
+@pytest.mark.parametrize("atoms", [molecule("CH3CH2OH"), bulk("NaCl", "rocksalt", 5.6)])
+def test_an_ensemble_has_means_and_spreads(atoms):
+    together = ensemble(torch.float64)
+    atoms = atoms.copy()
+    atoms.rattle(0.05, seed=0)
+    atoms.calc = Calculator(together)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    apart = []
+    for member in together.members:
+        one = atoms.copy()
+        one.calc = Calculator(member)
+        apart.append(one)
+    energies = [one.get_potential_energy() for one in apart]
+    assert energy == pytest.approx(np.mean(energies), rel=1e-12)
+    assert atoms.calc.results["energy_std"] == pytest.approx(np.std(energies, ddof=1))
+    values = np.stack([one.get_forces() for one in apart])
+    np.testing.assert_allclose(forces, values.mean(0), atol=1e-12)
+    np.testing.assert_allclose(atoms.calc.results["forces_std"], values.std(0, ddof=1), atol=1e-12)
+    if atoms.pbc.any():
+        values = np.stack([one.get_stress() for one in apart])
+        np.testing.assert_allclose(atoms.get_stress(), values.mean(0), atol=1e-12)
+        found = atoms.calc.results["stress_std"]
+        np.testing.assert_allclose(found, values.std(0, ddof=1), atol=1e-12)
+    mean = np.mean([one.calc.get_property("energies", one) for one in apart], axis=0)
+    np.testing.assert_allclose(atoms.calc.get_property("energies", atoms), mean)
+    with pytest.raises(ValueError, match="needs one potential, but the calculator is of an ens"):
+        atoms.calc.engine()

@@ -17,6 +17,7 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 from helpers import small_schnet
 
+from pyg_schnet import Ensemble, SchNet
 from pyg_schnet.analysis import plot_dynamics
 from pyg_schnet.cli import main
 from pyg_schnet.simulation import Calculator, Integrator, run_md, torch_sim_adapter, torch_sim_model
@@ -429,7 +430,7 @@ def test_the_command_runs_is_interrupted_and_goes_on(tmp_path, monkeypatch, caps
     assert main(command) == 0
     out = capsys.readouterr().out
     assert "0.05 ps in 100 steps: total energy drifts by" in out and "steps per second" in out
-    assert "Wrote 11 frames to ethanol-md.extxyz, energies to ethanol-md.csv" in out
+    assert "Wrote 11 frames to ethanol-md.extxyz, energies beside them in .csv" in out
     assert len(read("ethanol-md.extxyz", ":")) == 11
 
     assert main([*command, "--output=ethanol.xyz"]) == 2
@@ -437,3 +438,31 @@ def test_the_command_runs_is_interrupted_and_goes_on(tmp_path, monkeypatch, caps
     write("chloride.xyz", molecule("CH3Cl"))
     assert main(["md", "chloride.xyz", "--model", MODEL]) == 2
     assert "knows nothing of Cl" in capsys.readouterr().err
+
+
+def test_an_ensemble_stops_where_its_members_disagree(tmp_path):
+    sizes = {"hidden_channels": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 10}
+    members = [SchNet(**sizes, cutoff=4.0, seed=seed) for seed in range(2)]
+    start = molecule("H2O")
+    common = {"time": 0.05, "every": 10, "progress": False, "report": False}
+    whole = run_md(Ensemble(members), start, tmp_path / "whole.extxyz", **common)
+    assert whole.frames == 11 and whole.stopped is None
+
+    def largest(atoms):
+        atoms = atoms.copy()
+        atoms.calc = Calculator(Ensemble(members))
+        atoms.get_forces()
+        return np.sqrt((atoms.calc.results["forces_std"] ** 2).sum(1)).max()
+
+    spreads = [largest(frame) for frame in read(whole.output, ":")]
+    limit = 0.5 * (spreads[0] + max(spreads))
+    first = next(k for k, spread in enumerate(spreads) if spread > limit)
+    done = run_md(
+        Ensemble(members), start, tmp_path / "early.extxyz", stop_on_uncertainty=limit, **common
+    )
+    assert done.frames == first + 1 == len(read(done.output, ":"))
+    assert f"{spreads[first]:.3g} eV/Å" in done.stopped
+    with pytest.raises(ValueError, match="needs an ensemble"):
+        run_md(members[0], start, tmp_path / "one.extxyz", stop_on_uncertainty=1.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        run_md(Ensemble(members), start, tmp_path / "one.extxyz", stop_on_uncertainty=0.0)
