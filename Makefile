@@ -25,7 +25,7 @@ train: install
 		--output $(RUN) --overwrite true
 
 test: install
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 \
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 \
 		--doctest-modules --doctest-glob="docs/*.md" \
 		--pyargs pyg_schnet pyg_schnet.datasets tests docs
 
