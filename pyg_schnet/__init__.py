@@ -8,12 +8,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyg_schnet.models import Ensemble, Potential, SchNet, load, save
+    from pyg_schnet.models import DTNN, Ensemble, Potential, SchNet, load, save
     from pyg_schnet.models.pretrained import pretrained
 
 __version__ = "0.1.0"
 
-__all__ = ["Ensemble", "Potential", "SchNet", "__version__", "load", "pretrained", "save"]
+__all__ = ["DTNN", "Ensemble", "Potential", "SchNet", "__version__", "load", "pretrained", "save"]
 
 _ROOMS = ("analysis", "datasets", "graph", "interop", "models", "nn", "simulation", "training")
 

@@ -366,14 +366,17 @@ def _train_ensemble(name: str, config: Any, chosen: "Namespace", folder: Path) -
 
 def _qm9(config: Any, folder: Path | None) -> "Task":
     from pyg_schnet.datasets import QM9
+    from pyg_schnet.training.targets import Properties
     from pyg_schnet.training.tasks import Task, make_split, make_table
 
-    dataset = QM9(config.root, target=config.target, raw=config.raw)
+    names = [name.strip() for name in config.target.split(",")]
+    dataset = QM9(config.root, target=names, raw=config.raw)
     table = make_table(config, dataset)
     known = PAPER_MAE_KCAL_MOL.get(config.target)
+    parts = [qm9_property(dataset, name) for name in names]
     return Task(
         f"{config.target} of QM9",
-        qm9_property(dataset, config.target),
+        parts[0] if len(parts) == 1 else Properties(tuple(parts)),
         table,
         make_split(config, table, folder),
         published={} if known is None else {"SchNet, NeurIPS 2017 (110k)": (known,)},
@@ -422,6 +425,14 @@ def _mp(config: Any, folder: Path | None) -> "Task":
     return crystal_task(config, dataset, dataset.properties[dataset.targets[0]].unit, folder)
 
 
+QM9_HEADS = {
+    "mu": "dipole",
+    "alpha": "polarizability",
+    "r2": "spatial_extent",
+}
+"""Heads made for properties of QM9 that are neither sums nor means of contributions."""
+
+
 def qm9_property(dataset: "QM9", target: str) -> "Property":
     """How a target of QM9 is learned, and in which unit its errors are told: the papers'.
 
@@ -444,7 +455,7 @@ def qm9_property(dataset: "QM9", target: str) -> "Property":
         factor,
         # <R^2> grows faster than the molecule, but a sum over atoms fits it and a mean does not.
         extensive=known.is_extensive or target == "r2",
-        dipole=target == "mu",
+        head=QM9_HEADS.get(target, "atomwise"),
         atomref=dataset.atomref(target),
     )
 

@@ -211,7 +211,7 @@ def test_targets_are_shown_in_the_papers_units(home):
     )
     assert energy.extensive and energy.atomref is not None
     assert orbital.shown_unit == "meV" and not orbital.extensive
-    assert dipole.dipole and extent.extensive
+    assert dipole.head == "dipole" and extent.head == "spatial_extent"
 
 
 def test_help_runs_as_a_command():

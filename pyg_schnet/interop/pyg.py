@@ -97,6 +97,12 @@ def to_pyg(model: SchNet) -> PyGSchNet:
                 f"PyG's SchNet has {name}={needed!r} only, but this model has "
                 f"{getattr(model, name)!r}."
             )
+    if model.head not in ("atomwise", "dipole") or model.out_channels != 1 or model.head_options:
+        raise ValueError(
+            "PyG's SchNet has head='atomwise' with one output and head='dipole', without options; "
+            f"this model has head={model.head!r}, out_channels={model.out_channels} and "
+            f"head_options={model.head_options}."
+        )
     head = model.readout
     atomwise = head if isinstance(head, Atomwise) else None
     theirs = PyGSchNet(

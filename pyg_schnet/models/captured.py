@@ -29,7 +29,8 @@ class CapturedPotential:
     Args:
         model: Energy model on CUDA.
         stress: Compute the stress of periodic structures too.
-        skin: Å, at least 0; not used by a model that divides by the number of neighbours.
+        skin: Å, at least 0; not used by a model that divides by the number of neighbours, or whose
+            filters do not vanish beyond the cutoff.
 
     Attributes:
         searches: Number of neighbour searches so far.
@@ -46,7 +47,9 @@ class CapturedPotential:
         if not (math.isfinite(skin) and skin >= 0):
             raise ValueError(f"skin must be a finite length of at least 0 Å, got {skin}.")
         # Edges beyond the cutoff would be counted among the neighbours.
-        self.skin = skin if getattr(model, "normalize", None) is None else 0.0
+        counts = getattr(model, "normalize", None) is not None
+        fades = getattr(model, "cutoff_fn", "cosine") != "none"
+        self.skin = skin if fades and not counts else 0.0
         self.searches = 0
         self.captures = 0
         self._model = cast(SchNet, copy.deepcopy(model).eval().requires_grad_(False))

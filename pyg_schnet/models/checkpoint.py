@@ -11,12 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from pyg_schnet.models.dtnn import DTNN
 from pyg_schnet.models.ensemble import Ensemble
 from pyg_schnet.models.potential import Potential
 from pyg_schnet.models.schnet import SchNet
 
 _KEY = "pyg_schnet"
 _VERSION = 1
+_MODELS: dict[str, type[SchNet] | type[DTNN]] = {"SchNet": SchNet, "DTNN": DTNN}
 
 
 def save(
@@ -25,8 +27,8 @@ def save(
     """Write a model to one ``.safetensors`` file, whole or not at all.
 
     Args:
-        model: A :class:`~pyg_schnet.SchNet`, or a :class:`~pyg_schnet.Potential` or
-            :class:`~pyg_schnet.Ensemble` of such.
+        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.DTNN`, or a
+            :class:`~pyg_schnet.Potential` or :class:`~pyg_schnet.Ensemble` of such.
         path: The file; its folder is made if needed.
         info: What else should be known of the model (data, target, unit, errors), as JSON.
 
@@ -68,28 +70,30 @@ def save(
 
 def _described(network: nn.Module) -> dict[str, Any]:
     """What makes the network again, but for its weights."""
-    if not isinstance(network, SchNet):
+    if not isinstance(network, SchNet | DTNN):
         raise ValueError(
-            "save takes a SchNet, or a Potential or Ensemble of such, got "
+            "save takes a SchNet or DTNN, or a Potential or Ensemble of such, got "
             f"{type(network).__name__}; for others use torch.save(module.state_dict(), path)."
         )
+    table = getattr(network, "_table", None)
     return {
         "model": type(network).__name__,
         "config": network.config,
         "dtype": str(network.embedding.weight.dtype).removeprefix("torch."),
-        "steps_of_filters": {} if network._table is None else network._table.steps(),
+        "steps_of_filters": {} if table is None else table.steps(),
     }
 
 
-def _made(description: dict[str, Any]) -> SchNet:
+def _made(description: dict[str, Any]) -> SchNet | DTNN:
     """The network, with weights that are to be overwritten."""
     with torch.random.fork_rng(devices=[]):
-        return SchNet(**description["config"]).to(getattr(torch, description["dtype"]))
+        network = _MODELS[description["model"]](**description["config"])
+        return network.to(getattr(torch, description["dtype"]))
 
 
-def _measured(network: SchNet, description: dict[str, Any]) -> None:
-    """Give the network the grid it was saved with, unless the weights have outgrown it."""
-    if network._table is not None:
+def _measured(network: SchNet | DTNN, description: dict[str, Any]) -> None:
+    """Give a SchNet the grid it was saved with, unless the weights have outgrown it."""
+    if isinstance(network, SchNet) and network._table is not None:
         network._table.set_steps(description.get("steps_of_filters", {}))
         network._table.measure()
 
@@ -120,10 +124,13 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"entry {_KEY!r}."
         )
     header: dict[str, Any] = json.loads(metadata[_KEY])
-    if header["version"] > _VERSION or header["model"] not in ("SchNet", "Ensemble"):
+    kinds = [header["model"], *(member["model"] for member in header.get("members", []))]
+    unknown = [kind for kind in kinds if kind not in (*_MODELS, "Ensemble")]
+    if header["version"] > _VERSION or unknown:
         raise ValueError(
-            f"{path} holds a {header['model']} in format {header['version']}, but this version "
-            f"reads SchNet and Ensemble up to format {_VERSION}; install a newer pyg_schnet."
+            f"{path} holds a {(unknown or kinds)[0]} in format {header['version']}, but this "
+            f"version reads {', '.join(_MODELS)} and Ensemble up to format {_VERSION}; install a "
+            "newer pyg_schnet."
         )
     return header
 
@@ -141,8 +148,8 @@ def load(
         dtype: Of its parameters; None keeps that of the file.
 
     Returns:
-        The SchNet, Potential or Ensemble, in evaluation mode; its ``info`` is what was known of
-        it.
+        The SchNet, DTNN, Potential or Ensemble, in evaluation mode; its ``info`` is what was known
+        of it.
 
     Raises:
         FileNotFoundError: If there is no such file.

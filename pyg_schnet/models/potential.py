@@ -70,9 +70,12 @@ class Potential(nn.Module):
 
     def __init__(self, model: nn.Module, *, forces: bool = True, stress: bool = False) -> None:
         super().__init__()
-        if getattr(model, "dipole", False):
+        head = getattr(model, "head", "atomwise")
+        if head != "atomwise" or getattr(model, "out_channels", 1) != 1:
+            what = f"head={head!r}" if head != "atomwise" else "several properties at once"
             raise ValueError(
-                "A Potential needs an energy model, but this one predicts a dipole moment."
+                "A Potential needs an energy model, one property as a sum or a mean of "
+                f"contributions, but this one has {what}."
             )
         self.model = model
         self.forces = forces

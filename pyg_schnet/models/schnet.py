@@ -1,22 +1,28 @@
 """SchNet: embedding, interaction blocks, readout."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.graph.vectors import shift_vectors
+from pyg_schnet.graph.vectors import edge_vectors, shift_vectors
+from pyg_schnet.models.heads import build_head, head_name
 from pyg_schnet.models.inputs import checked_batch, count_graphs
 from pyg_schnet.models.presets import PRESETS
 from pyg_schnet.models.pyg_names import translate_pyg_state
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cutoff import checked_cutoff
+from pyg_schnet.nn.dipole import Dipole
+from pyg_schnet.nn.fading import FractionalAtoms
 from pyg_schnet.nn.filters import FilterNetwork
+from pyg_schnet.nn.head import Head
 from pyg_schnet.nn.interaction import InteractionBlock
-from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, Dipole, pool
+from pyg_schnet.nn.polarizability import Polarizability
+from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, pool
+from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.nn.tabulated import EdgeFilters, FilterTable
 from pyg_schnet.ops import Graph, edge_difference
 
@@ -35,7 +41,8 @@ class SchNet(nn.Module):
     :math:`a_Z`            ``embedding``               one vector per element, (100, hidden)
     :math:`d`              ``distance_expansion``      distances in Gaussians
     :math:`v^l`            ``interactions[l]``         :class:`~pyg_schnet.nn.InteractionBlock`
-    :math:`e`              ``readout``                 :class:`~pyg_schnet.nn.Atomwise`, or Dipole
+    :math:`e`              ``readout``                 :class:`~pyg_schnet.nn.Atomwise`, or another
+                                                       head: see ``head``
     =====================  ==========================  ============================================
 
     Schütt et al., NeurIPS 2017; J. Chem. Phys. 148, 241722 (2018). Arguments up to ``atomref`` and
@@ -52,11 +59,24 @@ class SchNet(nn.Module):
         interaction_graph: A function of (pos, batch) that returns (edge_index, distances), used
             instead of the built-in neighbour search.
         max_num_neighbors: None keeps all neighbours; a number keeps the nearest, and warns.
-        readout: "add" (extensive) or "mean" (intensive).
-        dipole: Predict the magnitude of the dipole moment instead.
-        mean: Mean of the atomic contributions, in the unit of the property.
-        std: Their standard deviation.
-        atomref: Single-atom values by atomic number, (100, 1) or (100,).
+        readout: "add" (extensive) or "mean" (intensive), or one of them per property; of the
+            atomwise head.
+        dipole: Predict the magnitude of the dipole moment instead; PyG's word for head="dipole".
+        mean: Mean of the atomic contributions, in the unit of the property; or one per property.
+        std: Their standard deviation; or one per property.
+        atomref: Single-atom values by atomic number, (100, out_channels) or (100,).
+        head: How the features of the atoms become a property: "atomwise" (sum or mean of
+            contributions, :class:`~pyg_schnet.nn.Atomwise`), "dipole"
+            (:class:`~pyg_schnet.nn.Dipole`), "spatial_extent"
+            (:class:`~pyg_schnet.nn.SpatialExtent`), "polarizability"
+            (:class:`~pyg_schnet.nn.Polarizability`), "softmax"
+            (:class:`~pyg_schnet.nn.SoftmaxPooling`) or "set2set"
+            (:class:`~pyg_schnet.nn.Set2SetPooling`). None takes "atomwise", or "dipole" with
+            ``dipole``.
+        head_options: Arguments of the head's class that are its own, such as
+            ``{"magnitude": False}`` for the dipole vector or ``{"tensor": True}`` for the
+            polarizability tensor.
+        out_channels: Properties predicted together: by "atomwise", "softmax" and "set2set".
         filters: "exact" evaluates the filter networks on each edge; "tabulated" reads them off a
             spline whose relative error is measured (:class:`~pyg_schnet.nn.tabulated.FilterTable`);
             "auto" takes the table in float32 where that is the cheaper, and float64 exactly.
@@ -91,12 +111,15 @@ class SchNet(nn.Module):
         cutoff: float = 10.0,
         interaction_graph: InteractionGraph | None = None,
         max_num_neighbors: int | None = None,
-        readout: str = "add",
+        readout: str | Sequence[str] = "add",
         dipole: bool = False,
-        mean: float | None = None,
-        std: float | None = None,
+        mean: float | Tensor | None = None,
+        std: float | Tensor | None = None,
         atomref: Tensor | None = None,
         *,
+        head: str | None = None,
+        head_options: Mapping[str, Any] | None = None,
+        out_channels: int = 1,
         filters: str = "auto",
         filter_activation: str = "linear",
         cutoff_fn: str = "cosine",
@@ -115,7 +138,10 @@ class SchNet(nn.Module):
         self.cutoff = cutoff
         self.interaction_graph = interaction_graph
         self.max_num_neighbors = max_num_neighbors
-        self.dipole = dipole
+        self.head = head_name(head, dipole)
+        self.dipole = self.head == "dipole"
+        self.head_options = dict(head_options or {})
+        self.out_channels = _positive("out_channels", out_channels)
         if filters not in ("auto", "exact", "tabulated"):
             raise ValueError(f"filters must be 'exact', 'tabulated' or 'auto', got {filters!r}.")
         self.filters = filters
@@ -130,14 +156,14 @@ class SchNet(nn.Module):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            self._build(readout, mean, std, atomref)
+            self._build(readout, {"mean": mean, "std": std, "atomref": atomref})
         self.register_load_state_dict_pre_hook(translate_pyg_state)
         self.register_load_state_dict_post_hook(_measure_again)
         if self.filters != "exact" and self.num_interactions > 0:
             self._table_of_filters()
 
     def _build(
-        self, readout: str, mean: float | None, std: float | None, atomref: Tensor | None
+        self, readout: str | Sequence[str], constants: dict[str, float | Tensor | None]
     ) -> None:
         """Make the layers, in the order in which PyG draws their random numbers."""
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, self.hidden_channels, padding_idx=0)
@@ -161,13 +187,15 @@ class SchNet(nn.Module):
         )
         # A head draws twice, as default and as Xavier, but PyG's head once before the last reset.
         with torch.random.fork_rng(devices=[]):
-            self.readout: Atomwise | Dipole
-            if self.dipole:
-                self.readout = Dipole(self.hidden_channels)
-            else:
-                self.readout = Atomwise(
-                    self.hidden_channels, readout=readout, mean=mean, std=std, atomref=atomref
-                )
+            self.readout: Head = build_head(
+                self.head,
+                self.hidden_channels,
+                self.out_channels,
+                self.cutoff,
+                readout,
+                constants,
+                self.head_options,
+            )
         for layer in (self.readout.lin1, self.readout.lin2):
             layer.reset_parameters()
         self.reset_parameters()
@@ -215,8 +243,10 @@ class SchNet(nn.Module):
             )
         given_apart = ("interaction_graph", "readout", "mean", "std", "atomref")
         names = [n for n in inspect.signature(SchNet).parameters if n not in given_apart]
+        known = {name: getattr(self, name) for name in names}
+        known["head_options"] = dict(self.head_options)
         readout = self.readout.readout if isinstance(self.readout, Atomwise) else "add"
-        return {name: getattr(self, name) for name in names} | {"readout": readout}
+        return known | {"readout": readout if isinstance(readout, str) else list(readout)}
 
     def features(
         self,
@@ -227,10 +257,15 @@ class SchNet(nn.Module):
         cell: Tensor | None = None,
         cell_shift: Tensor | None = None,
         pbc: Tensor | None = None,
+        *,
+        fractional: FractionalAtoms | None = None,
     ) -> Tensor:
         """Features of the atoms after the last interaction, (N, hidden_channels).
 
         Arguments as :meth:`forward`.
+
+        Raises:
+            ValueError: As :meth:`forward`.
         """
         batch = checked_batch(z, pos, batch, self.embedding.weight.dtype)
         # Distances are the same both ways, but the shifts of periodic images are not.
@@ -240,12 +275,27 @@ class SchNet(nn.Module):
         graph, distance = self._graph(
             pos, batch, edge_index, cell, cell_shift, pbc, undirected=undirected
         )
-        x = self.embedding(z if z.dtype == torch.int32 else z.long())  # [N, H]
+        numbers = z if z.dtype == torch.int32 else z.long()
+        if fractional is None:
+            x = self.embedding(numbers)  # [N, H]
+        else:
+            self._check_fading(fractional, z)
+            x = fractional.embed(self.embedding, numbers)
         for block, edge_attr in zip(
             self.interactions, self._edge_attributes(graph, distance), strict=True
         ):
-            x = x + block(x, graph, distance, edge_attr)
+            # The convolution is linear in its input, so a faded input is a faded message.
+            sent = x if fractional is None else fractional.fade(x)
+            x = x + block(sent, graph, distance, edge_attr)
         return x
+
+    def _check_fading(self, fractional: FractionalAtoms, z: Tensor) -> None:
+        fractional.check(z)
+        if fractional.presence is not None and self.normalize is not None:
+            raise ValueError(
+                f"Atoms cannot fade from a model with normalize={self.normalize!r}, which counts "
+                "each neighbour as a whole one; use normalize=None."
+            )
 
     def _edge_attributes(self, graph: Graph, distance: Tensor) -> list[Tensor] | list[EdgeFilters]:
         """What each block makes its filters of: Gaussians of distances, or rows of a table."""
@@ -323,20 +373,7 @@ class SchNet(nn.Module):
         if edge_index is None and self.interaction_graph is not None:
             edge_index, given = self.interaction_graph(pos, batch)
         elif edge_index is None:
-            if torch.compiler.is_compiling():
-                raise ValueError(
-                    "Under torch.compile edge_index must be given, got None; find the edges with "
-                    "pyg_schnet.graph.neighbor_edges outside."
-                )
-            all_pairs = self.cutoff_fn == "none" and cell is None
-            edge_index, cell_shift = neighbor_edges(
-                pos,
-                None if all_pairs else self.cutoff,
-                batch=batch,
-                cell=cell,
-                pbc=pbc,
-                max_num_neighbors=self.max_num_neighbors,
-            )
+            edge_index, cell_shift = self._search(pos, batch, cell, pbc)
         graph = Graph.of(
             edge_index,
             pos.size(0),
@@ -350,6 +387,25 @@ class SchNet(nn.Module):
         if cell is not None:
             vectors = vectors + shift_vectors(edge_index, cell, cell_shift, batch, pos.dtype)
         return graph, torch.linalg.vector_norm(vectors, dim=-1)
+
+    def _search(
+        self, pos: Tensor, batch: Tensor, cell: Tensor | None, pbc: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Edges (2, E) by the built-in search, and their shifts."""
+        if torch.compiler.is_compiling():
+            raise ValueError(
+                "Under torch.compile edge_index must be given, got None; find the edges with "
+                "pyg_schnet.graph.neighbor_edges outside."
+            )
+        all_pairs = self.cutoff_fn == "none" and cell is None
+        return neighbor_edges(
+            pos,
+            None if all_pairs else self.cutoff,
+            batch=batch,
+            cell=cell,
+            pbc=pbc,
+            max_num_neighbors=self.max_num_neighbors,
+        )
 
     def edges(
         self,
@@ -373,13 +429,22 @@ class SchNet(nn.Module):
         cell: Tensor | None = None,
         cell_shift: Tensor | None = None,
         pbc: Tensor | None = None,
+        *,
+        fractional: FractionalAtoms | None = None,
     ) -> Tensor:
-        """Contributions of the atoms, (N, 1): energies, or charges for a dipole.
+        """Contributions of the atoms, (N, 1): energies, or what the head makes of features.
 
-        Arguments as :meth:`forward`. Sums (or means) of them are its result.
+        Arguments as :meth:`forward`. Sums (or means) of them are its result where the head is
+        atomwise; of others see ``contributions`` there, such as the charges of a dipole.
+
+        Raises:
+            ValueError: If the head has none.
         """
-        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
-        return self.readout.contributions(x, z.long()).to(x.dtype)
+        rest = (edge_index, cell, cell_shift, pbc)
+        x = self.features(z, pos, batch, *rest, fractional=fractional)
+        if fractional is None:
+            return self.readout.contributions(x, z.long()).to(x.dtype)
+        return fractional.contributions(self.readout, x, z.long()).to(x.dtype)
 
     def forward(
         self,
@@ -393,6 +458,7 @@ class SchNet(nn.Module):
         *,
         num_graphs: int | None = None,
         dtype: torch.dtype | None = None,
+        fractional: FractionalAtoms | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -407,9 +473,12 @@ class SchNet(nn.Module):
             pbc: (3,) or (B, 3) booleans; None with a ``cell`` means periodic in all directions.
             num_graphs: Number of molecules; None takes the largest number in ``batch`` plus one.
             dtype: Of the result. float64 keeps what float32 cannot hold of a total energy.
+            fractional: Atoms that are only partly there, or partly of another element; for models
+                with the head "atomwise" and ``normalize=None``.
 
         Returns:
-            (B, 1).
+            (B, out_channels), that is (B, 1) by default; (B, 3) for a dipole vector, (B, 3, 3) for
+            a polarizability tensor.
 
         Raises:
             ValueError: If shapes, dtypes or atomic numbers do not fit; and from the neighbour
@@ -418,8 +487,18 @@ class SchNet(nn.Module):
         given, batch = batch, checked_batch(z, pos, batch, self.embedding.weight.dtype)
         if num_graphs is None:
             num_graphs = count_graphs(z, given)
+        if fractional is not None:
+            edges = (edge_index, cell, cell_shift, pbc)
+            x = self.features(z, pos, batch, *edges, fractional=fractional)
+            out = fractional.total(self.readout, x, z.long(), batch, num_graphs)
+            return out.to(x.dtype if dtype is None else dtype)
         if not torch.compiler.is_compiling():
-            from pyg_schnet.models.sweeps import applies, learned_energies
+            from pyg_schnet.models.sweeps import (
+                applies,
+                applies_to_atoms,
+                learned_by_atoms,
+                learned_energies,
+            )
 
             if applies(self, pos, cell, num_graphs):
                 rest = (batch, edge_index, cell, cell_shift, pbc)
@@ -427,10 +506,25 @@ class SchNet(nn.Module):
                 head = cast(Atomwise, self.readout)
                 known = pool(head.constant(z.long()), batch, num_graphs, head.readout) * head.scale
                 return (learned.view(-1, 1) + known).to(pos.dtype if dtype is None else dtype)
+            if applies_to_atoms(self, pos, cell, num_graphs):
+                edges = (edge_index, cell, cell_shift, pbc)
+                learned = learned_by_atoms(self, z, pos, batch, *edges, num_graphs=num_graphs)
+                one = cast(Dipole | Polarizability | SpatialExtent, self.readout)
+                more: tuple[Any, ...] = (pos, dtype) if one.uses_positions else (dtype,)
+                return one.combine(learned.to(pos.dtype), z.long(), batch, num_graphs, *more)
+        pairs: tuple[Tensor, ...] = ()
+        if getattr(self.readout, "uses_edges", False):
+            if edge_index is None and self.interaction_graph is None:
+                edge_index, cell_shift = self._search(pos, batch, cell, pbc)
+            among = edge_index
+            if among is None and self.interaction_graph is not None:
+                among, _ = self.interaction_graph(pos, batch)
+            assert among is not None
+            pairs = among, edge_vectors(pos, among, cell, cell_shift, batch)
+        elif getattr(self.readout, "uses_positions", False):
+            pairs = (pos,)
         x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc)
-        if isinstance(self.readout, Dipole):
-            return self.readout(x, z.long(), batch, num_graphs, pos, dtype)
-        return self.readout(x, z.long(), batch, num_graphs, dtype)
+        return self.readout(x, z.long(), batch, num_graphs, *pairs, dtype=dtype)
 
     def __repr__(self) -> str:
         return (

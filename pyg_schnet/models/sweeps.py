@@ -25,10 +25,13 @@ from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cfconv import CFConv
 from pyg_schnet.nn.cutoff import CUTOFFS
 from pyg_schnet.nn.dense import Dense
+from pyg_schnet.nn.dipole import Dipole
 from pyg_schnet.nn.filters import FilterNetwork
 from pyg_schnet.nn.hooks import have_hooks
 from pyg_schnet.nn.interaction import InteractionBlock
+from pyg_schnet.nn.polarizability import Polarizability
 from pyg_schnet.nn.readout import Atomwise
+from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.nn.tabulated import FilterTable, filters_are_fixed
 from pyg_schnet.ops import Graph, Grid, fingerprint
 from pyg_schnet.ops.backends import kernel
@@ -42,6 +45,8 @@ from pyg_schnet.ops.library import _is_transformed
 
 _BY_AUTOGRAD: ContextVar[bool] = ContextVar("by_autograd", default=False)
 _LARGE = 500  # atoms, from which autograd keeps several threads busy
+# Heads that make something of one number per atom.
+_OF_ONE_NUMBER = (Dipole, Polarizability, SpatialExtent)
 _THREADS_PER_GRAPH = 3  # beyond which it is the faster; without gradients, beyond one
 _RECORD = 1 << 28  # bytes that all layers may take where no gradient will ask for them
 _GLOBAL_HOOKS = (
@@ -68,7 +73,14 @@ def by_autograd() -> Iterator[None]:
         _BY_AUTOGRAD.reset(token)
 
 
-def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graphs: int = 1) -> bool:
+def applies(
+    model: nn.Module,
+    pos: Tensor,
+    cell: Tensor | None = None,
+    num_graphs: int = 1,
+    *,
+    heads: tuple[type[nn.Module], ...] = (Atomwise,),
+) -> bool:
     """Whether :func:`learned_energies` and :func:`energy_and_forces` can stand for autograd.
 
     They can for a :class:`~pyg_schnet.SchNet` of the package's own modules, without hooks, on the
@@ -83,6 +95,7 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
         pos: (N, 3).
         cell: (3, 3) or (B, 3, 3), or None.
         num_graphs: B.
+        heads: Classes that the head may be of; see also :func:`applies_to_atoms`.
 
     Example:
         >>> applies(SchNet(32, 32, 2, 20, 5.0, filters="exact"), torch.rand(3, 3))
@@ -90,6 +103,7 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
     """
     if (
         type(model) is not SchNet
+        or type(model.readout) not in heads
         or _BY_AUTOGRAD.get()
         or filters_are_fixed()
         or torch.compiler.is_compiling()
@@ -124,6 +138,19 @@ def applies(model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graph
     return all(p.dtype == dtype and p.is_cpu for p in parameters) and (
         not recorded or any(p.requires_grad for p in parameters)
     )
+
+
+def applies_to_atoms(
+    model: nn.Module, pos: Tensor, cell: Tensor | None = None, num_graphs: int = 1
+) -> bool:
+    """Whether :func:`learned_by_atoms` can stand for autograd: as :func:`applies`, for other heads.
+
+    Example:
+        >>> model = SchNet(32, 32, 2, 20, 5.0, dipole=True)
+        >>> applies_to_atoms(model, torch.rand(3, 3)), applies(model, torch.rand(3, 3))
+        (True, False)
+    """
+    return applies(model, pos, cell, num_graphs, heads=_OF_ONE_NUMBER)
 
 
 def _bytes_of_record(model: SchNet, pos: Tensor) -> int:
@@ -165,7 +192,8 @@ def _is_plain(model: SchNet) -> bool:
 def _has_plain_structure(model: SchNet) -> bool:
     head, blocks = model.readout, list(model.interactions)
     if (
-        type(head) is not Atomwise
+        type(head) not in (Atomwise, *_OF_ONE_NUMBER)
+        or head.uses_edges
         or type(head.act) is not ShiftedSoftplus
         or head.lin2.out_features != 1
         or type(head.lin1) is not Dense
@@ -255,7 +283,7 @@ def energy_and_forces(
     )
     energy, forces, virial = _run(options)
     head = cast(Atomwise, model.readout)
-    energy = energy + options.pool(head.constant(options.z).view(-1)) * head.scale
+    energy = energy + options.pool(head.constant(options.z).view(-1))
     return energy, forces, virial
 
 
@@ -297,6 +325,49 @@ def learned_energies(
     return _run(
         _options(model, z, pos, batch, edge_index, cell, cell_shift, pbc, num_graphs, False, False)
     )[0]
+
+
+def learned_by_atoms(
+    model: SchNet,
+    z: Tensor,
+    pos: Tensor,
+    batch: Tensor | None = None,
+    edge_index: Tensor | None = None,
+    cell: Tensor | None = None,
+    cell_shift: Tensor | None = None,
+    pbc: Tensor | None = None,
+    *,
+    num_graphs: int,
+) -> Tensor:
+    """What the head makes of each atom without constants, differentiable in the parameters.
+
+    To the sweeps each atom is a molecule of its own; the head combines the numbers.
+
+    Args:
+        model: One that :func:`applies_to_atoms` accepts.
+        z: As :meth:`pyg_schnet.SchNet.forward`, and so the other arguments.
+        pos: (N, 3), Å.
+        batch: (N,) or None.
+        edge_index: (2, E) or None.
+        cell: (3, 3) or (B, 3, 3), Å, or None.
+        cell_shift: (E, 3) or None.
+        pbc: (3,) or (B, 3), or None.
+        num_graphs: B.
+
+    Returns:
+        (N, 1), float64; such as the charges that make a dipole.
+
+    Example:
+        >>> model = SchNet(32, 32, 2, 20, 5.0, dipole=True)
+        >>> z, pos = torch.tensor([8, 1, 1]), torch.rand(3, 3)
+        >>> learned_by_atoms(model, z, pos, num_graphs=1).shape
+        torch.Size([3, 1])
+    """
+    options = _options(
+        model, z, pos, batch, edge_index, cell, cell_shift, pbc, num_graphs, False, False
+    )
+    options.by_atoms = True
+    return _run(options)[0].view(-1, 1)
 
 
 def _run(options: "_Options") -> tuple[Tensor, Tensor, Tensor | None]:
@@ -395,7 +466,7 @@ class _Options:
         table = cast(FilterTable, model._table_of_filters())
         self.model, self.table, self.given = model, table, given
         self.forces, cell = forces, given["cell"]
-        head = cast(Atomwise, model.readout)
+        head = model.readout
         # Constant networks have a grid of their own, as fine as they need it.
         self.grid = table.constant_grid(pos.dtype) if table.is_constant() else table.grid(pos.dtype)
         self.ends_in_ssp = table._ends_in_ssp
@@ -403,10 +474,12 @@ class _Options:
         self.graph, self.shift = graph, shift
         self.z, self.pos, self.batch, self.num_graphs = z, pos.detach(), batch, num_graphs
         self.cutoff_fn, self.cutoff, self.normalize = model.cutoff_fn, model.cutoff, model.normalize
-        self.std, self.scale = float(head.std), float(head.scale)
+        self.by_atoms = False
+        std = getattr(head, "std", None)
+        self.std, self.scale = 1.0 if std is None else float(std), float(head.scale)
         self.padding = model.embedding.padding_idx
         self.inverse_size: Tensor | None = None
-        if head.readout == "mean":
+        if getattr(head, "readout", "add") == "mean":
             counts = torch.bincount(batch, minlength=num_graphs).clamp(min=1)
             self.inverse_size = counts.double().reciprocal()
         self.volume = None
@@ -417,8 +490,12 @@ class _Options:
         """Energies, and if asked for forces and stress, that can be differentiated again."""
         from pyg_schnet.models.potential import Potential
 
-        given = {name: value for name, value in self.given.items() if value is not None}
+        known = self.given.items()
+        given: dict[str, Any] = {name: value for name, value in known if value is not None}
         with torch.enable_grad(), by_autograd():
+            if self.by_atoms:
+                x = self.model.features(self.z, self.pos, self.batch, **given)
+                return [self.model.readout.learned(x).double().view(-1)]
             if not self.forces:
                 out = self.model(
                     self.z,
@@ -436,13 +513,17 @@ class _Options:
         return list(result.values())
 
     def pool(self, values: Tensor) -> Tensor:
-        """Sum or average (N,) over the atoms of each molecule, (B,), float64."""
+        """``scale`` times sum or mean of (N,) over the atoms of each molecule, (B,), float64."""
+        if self.by_atoms:
+            return values.double()
         zeros = torch.zeros(self.num_graphs, dtype=torch.float64)
-        total = zeros.index_add_(0, self.batch, values.double())
+        total = zeros.index_add_(0, self.batch, values.double()) * self.scale
         return total if self.inverse_size is None else total * self.inverse_size
 
     def spread(self, values: Tensor) -> Tensor:
-        """The transpose of ``scale * pool``, (N,), in the dtype of the positions."""
+        """The transpose of :meth:`pool`, (N,), in the dtype of the positions."""
+        if self.by_atoms:
+            return values.to(self.pos.dtype)
         values = values * self.scale
         if self.inverse_size is not None:
             values = values * self.inverse_size
@@ -464,7 +545,8 @@ class _EnergyAndForces(torch.autograd.Function):
             options.cutoff,
             options.std,
         )
-        ones = torch.ones(options.num_graphs, dtype=torch.float64)
+        count = options.pos.size(0) if options.by_atoms else options.num_graphs
+        ones = torch.ones(count, dtype=torch.float64)
         energies, forces, virial, record = values_and_forces(
             network,
             options.z,
@@ -484,7 +566,7 @@ class _EnergyAndForces(torch.autograd.Function):
         if virial is not None and options.volume is not None:
             stress = virial.new_zeros(options.num_graphs, 3, 3).index_add_(0, options.batch, virial)
             stress = 0.5 * (stress + stress.transpose(1, 2)) / options.volume
-        return options.pool(energies) * options.scale, forces, stress
+        return options.pool(energies), forces, stress
 
     @staticmethod
     def backward(

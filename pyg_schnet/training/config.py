@@ -113,13 +113,16 @@ class TrainingConfig(RunConfig):
     """A run on a property of QM9; the defaults are the papers' protocol.
 
     Args:
-        target: Property to learn; energies in eV.
+        target: Property to learn, or several at once with commas between; energies in eV.
         root: Folder of the processed data set.
         raw: Raw folder or archive to read the data set from; by default the installed package or
             the original download.
         train_size: Molecules to train on (110,000: J. Chem. Phys. 2018).
         val_size: Molecules for validation (1,000 in the paper of 2017).
-        readout: add (extensive), mean (intensive), or auto by target.
+        head: How atoms become the property: atomwise (sum or mean, as the papers), dipole,
+            spatial_extent, polarizability, softmax, set2set; or auto by target: the head that was
+            made for it.
+        readout: Of the atomwise head: add (extensive), mean (intensive), or auto by target.
         offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
         loss: mse (as the papers) or mae.
     """
@@ -129,13 +132,26 @@ class TrainingConfig(RunConfig):
     raw: str | None = None
     train_size: int = 110_000
     val_size: int = 10_000
+    head: str = "auto"
     readout: str = "auto"
     offsets: str = "dressed"
     loss: str = "mse"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_choices(loss=("mse", "mae"), readout=("auto", "add", "mean"))
+        self._check_choices(
+            loss=("mse", "mae"),
+            readout=("auto", "add", "mean"),
+            head=(
+                "auto",
+                "atomwise",
+                "dipole",
+                "spatial_extent",
+                "polarizability",
+                "softmax",
+                "set2set",
+            ),
+        )
 
 
 def seconds(text: str | None) -> float | None:

@@ -16,8 +16,9 @@ from pyg_schnet.training.statistics import fit_composition
 class Evaluation:
     """Predictions and references of one shape, in the unit of the target.
 
-    That is (M,) in float64, or (N, 3) for forces: errors are then those of force components, as
-    in the papers' tables, not of the lengths of force vectors.
+    That is (M,) in float64, (M, T) for several properties or the components of a vector or
+    tensor, or (N, 3) for forces: errors are then those of force components, as in the papers'
+    tables, not of the lengths of force vectors.
     """
 
     reference: Tensor
@@ -75,9 +76,11 @@ def evaluate(
             if name in batch:
                 batch[name] = batch[name].to(dtype)
         out = model(*model_inputs(batch), num_graphs=batch.num_graphs, dtype=torch.float64)
-        parts.append(out[:, 0].cpu())
+        parts.append(out.flatten(1).cpu())
     model.train(was_training)
-    return Evaluation(table.y[rows, 0], torch.cat(parts))
+    prediction = torch.cat(parts)
+    reference = table.y[rows][:, : prediction.size(1)].cpu()
+    return Evaluation(reference.squeeze(1), prediction.squeeze(1))
 
 
 def evaluate_forces(

@@ -26,7 +26,8 @@ class PropertyTraining(L.LightningModule):
 
     (or the mean absolute error). Both sides are compared without the constants of the readout,
     which are subtracted from the target in float64; a loss in float32 between total energies would
-    see noise of 1e-3 eV.
+    see noise of 1e-3 eV. Of several properties, or components of a vector or tensor, the mean is
+    taken over them too; each is divided by its ``scales`` before.
 
     Schütt et al., NeurIPS 2017, section 5 (squared loss, Adam).
 
@@ -39,6 +40,7 @@ class PropertyTraining(L.LightningModule):
         gradient_clip: Largest norm of the gradient; 0 for no limit.
         val_every: Steps between validations.
         log_every: Steps between two lines of the log.
+        scales: (T,) of several properties, in their units; they are then shown in these.
 
     Attributes:
         after_step: Called with the module after each step.
@@ -46,6 +48,7 @@ class PropertyTraining(L.LightningModule):
         noted: Which of them are written into the file of the best weights.
     """
 
+    scales: Tensor | None
     score = "val_mae"
     noted: tuple[str, ...] = ("val_mae",)
 
@@ -59,8 +62,10 @@ class PropertyTraining(L.LightningModule):
         gradient_clip: float = 0.0,
         val_every: int = 5_000,
         log_every: int = 100,
+        scales: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.register_buffer("scales", scales, persistent=False)
         self.model = model
         self.schedule = schedule
         self.loss = loss
@@ -81,14 +86,18 @@ class PropertyTraining(L.LightningModule):
         return self.elapsed_before + time.monotonic() - self._started
 
     def error(self, batch: Batch) -> Tensor:
-        """Prediction minus target, (B,), in the model's dtype and the unit of the target."""
+        """Prediction minus target, (B,), in the model's dtype and the unit of the target.
+
+        (B, T) for several properties, or the components of a vector or a tensor.
+        """
         head = self.model.readout
         given = model_inputs(batch)
         if not isinstance(head, Atomwise):
-            out = self.model(*given, num_graphs=batch.num_graphs)
-            return (out - batch.y[:, :1].to(out.dtype)).squeeze(1)
+            # Constants of these heads do not come off the target, so float32 comes last.
+            out = self.model(*given, num_graphs=batch.num_graphs, dtype=torch.float64).flatten(1)
+            return (out - batch.y[:, : out.size(1)]).to(batch.pos.dtype).squeeze(1)
         known = pool(head.constant(batch.z), batch.batch, batch.num_graphs, head.readout)
-        target = batch.y[:, :1] / head.scale - known  # [B, 1] float64
+        target = batch.y[:, : known.size(1)] / head.scale - known  # [B, T] float64
         dtype = batch.pos.dtype
         if torch.is_grad_enabled() and applies(
             self.model, batch.pos, batch.get("cell"), batch.num_graphs
@@ -102,6 +111,8 @@ class PropertyTraining(L.LightningModule):
     def objective(self, batch: Batch) -> Tensor:
         """The loss of a batch, in the squared unit of the target (mse) or its unit (mae)."""
         error = self.error(batch)
+        if self.scales is not None:
+            error = error / self.scales.to(error.dtype)
         return error.square().mean() if self.loss == "mse" else error.abs().mean()
 
     def on_fit_start(self) -> None:
@@ -204,6 +215,8 @@ class PropertyTraining(L.LightningModule):
     def validated(self) -> dict[str, Tensor]:
         """Mean absolute and root mean square error of the validation, in the shown unit."""
         errors = torch.cat(self._errors) * self.factor
+        if self.scales is not None:
+            errors = errors / self.scales
         return {"val_mae": errors.abs().mean(), "val_rmse": errors.square().mean().sqrt()}
 
     def told(self, found: Mapping[str, Tensor]) -> str:

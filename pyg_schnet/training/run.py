@@ -21,7 +21,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from pyg_schnet.models import SchNet, load
-from pyg_schnet.nn.readout import Atomwise
+from pyg_schnet.nn.head import AtomicValues
+from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.callbacks import (
     AverageWeights,
@@ -36,9 +37,10 @@ from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 from pyg_schnet.training.module import PropertyTraining
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
-from pyg_schnet.training.targets import EnergyAndForces, Property, Target
+from pyg_schnet.training.statistics import fit_extent
+from pyg_schnet.training.targets import EnergyAndForces, Properties, Property, Target
 
-__all__ = ["EnergyAndForces", "Property", "build_model", "train"]
+__all__ = ["EnergyAndForces", "Properties", "Property", "build_model", "train"]
 
 STEPS_OF_A_ROUND = 20
 
@@ -57,8 +59,7 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
             :func:`~pyg_schnet.training.statistics.offsets`.
     """
     common: dict[str, Any] = {
-        "readout": wanted.readout(config),
-        "dipole": wanted.dipole,
+        **wanted.architecture(config),
         "filters": config.filters,
         "seed": config.seed,
     }
@@ -77,9 +78,12 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
             shared_filters=config.shared_filters,
             **common,
         )
-    if isinstance(model.readout, Atomwise):
+    head = model.readout
+    if isinstance(head, SpatialExtent):
+        fit_extent(head, table, train)
+    elif isinstance(head, AtomicValues):
         known = wanted.offsets(config, table, train)
-        model.readout.set_statistics(known.mean, known.std, known.atomref)
+        head.set_statistics(known.mean, known.std, known.atomref)
     return model.double() if config.precision == "64-true" else model
 
 

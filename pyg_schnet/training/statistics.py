@@ -1,19 +1,24 @@
 """What can be predicted without a network: means and dressed atoms."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.training.batches import MoleculeTable
 
 
 @dataclass(frozen=True)
 class Offsets:
-    """Constants of the readout: per-atom ``mean`` and ``std``, and ``atomref`` (100, 1)."""
+    """Constants of the readout: per-atom ``mean`` and ``std``, and ``atomref`` (100, 1).
 
-    mean: float
-    std: float
+    Of T properties: (T,), (T,) and (100, T).
+    """
+
+    mean: float | Tensor
+    std: float | Tensor
     atomref: Tensor
 
 
@@ -100,6 +105,29 @@ def offsets(
         per_atom = y - (counts @ per_element).squeeze(1) / atoms
     std = float(per_atom.std()) if len(rows) > 1 else 0.0
     return Offsets(float(per_atom.mean()), std if std > 1e-8 else 1.0, per_element)
+
+
+def with_target(table: MoleculeTable, y: Tensor) -> MoleculeTable:
+    """The same structures with other targets, (M, T)."""
+    other = copy.copy(table)
+    other.y = y.contiguous()
+    return other
+
+
+def fit_extent(
+    head: SpatialExtent, table: MoleculeTable, rows: Tensor, limit: int = 20_000
+) -> None:
+    """Set the constants of the head of the spatial extent by those structures.
+
+    Args:
+        head: Changed in place.
+        table: The structures.
+        rows: The training set.
+        limit: Structures that are enough for a handful of constants.
+    """
+    rows = rows[:limit]
+    batch = table.batch(rows, cutoff=1e-3)
+    head.fit(batch.z, batch.pos, batch.batch, batch.y[:, :1])
 
 
 def baselines(

@@ -14,11 +14,11 @@ from pyg_schnet.models import Ensemble, SchNet, load
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import RunConfig, TrainingConfig
 from pyg_schnet.training.crystal_config import CrystalConfig
-from pyg_schnet.training.evaluation import evaluate, evaluate_forces
+from pyg_schnet.training.evaluation import Evaluation, evaluate, evaluate_forces
 from pyg_schnet.training.force_config import ISO17Config, MD17Config, TrajectoriesConfig
 from pyg_schnet.training.run import train
 from pyg_schnet.training.splits import Split, random_split, split_of_parts
-from pyg_schnet.training.targets import UNITS, EnergyAndForces, Property
+from pyg_schnet.training.targets import UNITS, EnergyAndForces, Properties, Property, in_names
 
 CONFIGS: dict[str, type[RunConfig]] = {
     "qm9": TrainingConfig,
@@ -54,7 +54,7 @@ class Task:
     """
 
     title: str
-    target: Property | EnergyAndForces
+    target: Property | Properties | EnergyAndForces
     table: MoleculeTable
     split: Split
     noun: str = "molecules"
@@ -158,10 +158,14 @@ def train_task(task: Task, config: RunConfig, folder: Path, resume: bool = False
         flush=True,
     )
     metrics = train(config, task.target, task.table, split, folder, resume)
-    if isinstance(task.target, Property):
-        _print_property(metrics, task)
-    else:
+    if isinstance(task.target, EnergyAndForces):
         _print_forces(metrics, task)
+    else:
+        _print_property(metrics, task)
+        if isinstance(task.target, Properties):
+            for part in task.target.parts:
+                name = f"test_mae_{part.name}_{in_names(part.shown_unit)}"
+                print(f"  {part.name:<34}{metrics[name]:12.4f} {part.shown_unit}")
     return metrics
 
 
@@ -229,19 +233,27 @@ def evaluate_task(task: Task, folder: Path, part: str, batch_size: int) -> str:
     if isinstance(model, Ensemble):
         return _evaluate_ensemble(model, task, rows, on, batch_size)
     assert isinstance(model, SchNet)
+    if isinstance(task.target, Properties):
+        found = evaluate(model, task.table, rows, batch_size)
+        lines = []
+        for t, of in enumerate(task.target.parts):
+            one = Evaluation(found.reference[:, t], found.prediction[:, t])
+            f, unit = of.shown_per_unit, of.shown_unit
+            lines.append(f"{of.name}: MAE {one.mae() * f:.4f}, RMSE {one.rmse() * f:.4f} {unit}")
+        return "\n".join([f"{on}:", *lines])
     if isinstance(task.target, Property):
         result, factor = evaluate(model, task.table, rows, batch_size), task.target.shown_per_unit
         return (
             f"{on}: MAE {result.mae() * factor:.4f}, "
             f"RMSE {result.rmse() * factor:.4f} {task.target.shown_unit}"
         )
-    found = evaluate_forces(model, task.table, rows, batch_size)
+    forces = evaluate_forces(model, task.table, rows, batch_size)
     unit, factor = task.target.shown_unit, UNITS[task.target.shown_unit]
     return "\n".join(
         f"{name} of {on}: MAE {of.mae() * factor:.4f}, RMSE {of.rmse() * factor:.4f} {shown}"
         for name, of, shown in (
-            ("energy", found.energy, unit),
-            ("forces", found.forces, f"{unit}/Å"),
+            ("energy", forces.energy, unit),
+            ("forces", forces.forces, f"{unit}/Å"),
         )
     )
 

@@ -91,7 +91,9 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_other_modules_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="save takes a SchNet, or a Potential or .*, got Linear"):
+    with pytest.raises(
+        ValueError, match="save takes a SchNet or DTNN, or a Potential or .*, got Linear"
+    ):
         save(torch.nn.Linear(2, 2), tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match="interaction_graph cannot be written"):
         save(small_schnet(interaction_graph=lambda p, b: None), tmp_path / "m.safetensors")

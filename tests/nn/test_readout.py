@@ -2,11 +2,10 @@ import math
 
 import pytest
 import torch
-from ase.data import atomic_masses
-from helpers import TOL, dense, randomize, rotation, ssp
+from helpers import TOL, dense, randomize, ssp
 from torch.testing import assert_close
 
-from pyg_schnet.nn import Atomwise, Dipole
+from pyg_schnet.nn import Atomwise
 from pyg_schnet.nn.readout import pool
 
 Z = torch.tensor([8, 1, 1, 6, 0])
@@ -17,11 +16,6 @@ ATOMREF = torch.linspace(-50.0, 0.0, 100, dtype=torch.float64)
 def features(dtype=torch.float64):
     generator = torch.Generator().manual_seed(6)
     return torch.randn(5, 6, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def positions(dtype=torch.float64):
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(5, 3, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def slow_head(head, x):
@@ -103,6 +97,13 @@ def test_statistics_can_be_set_apart():
     ("options", "sentence"),
     [
         ({"readout": "max"}, "readout must be 'add'.*got 'max'"),
+        ({"readout": ["add", "max"], "out_channels": 2}, "readout must be 'add'.*got 'max'"),
+        (
+            {"readout": ["add", "mean"], "out_channels": 3},
+            "one for each of the 3 properties",
+        ),
+        ({"mean": torch.zeros(2)}, r"mean must be one number, or one for each of the 1.*\(2,\)"),
+        ({"std": torch.tensor([1.0, -1.0]), "out_channels": 2}, r"std must be.*got \[1.0, -1.0\]"),
         ({"std": 0.0}, "std must be positive, got 0.0"),
         ({"std": math.nan}, "std must be positive"),
         ({"atomref": torch.zeros(10)}, r"atomref must have shape \(100, 1\).*got \(10,\)"),
@@ -122,40 +123,29 @@ def test_reset_keeps_the_constants():
     assert not head.lin1.bias.any() and not head.lin2.bias.any()
 
 
-@pytest.mark.parametrize("magnitude", [True, False])
-def test_dipole_matches_the_formula_in_its_docstring(magnitude, dtype):
-    head = Dipole(6, magnitude=magnitude).to(dtype)
+def test_derivatives_of_the_head():
+    head = Atomwise(6, 2, std=torch.tensor([2.0, 0.5]), readout=["mean", "add"]).double()
     randomize(head)
-    with torch.no_grad():
-        head.scale.fill_(0.25)
-    x, pos = features(dtype), positions(dtype)
-    charge = [row[0] for row in slow_head(head, x)]
-    want = torch.zeros(3, 3, dtype=torch.float64)
-    for molecule in range(3):
-        atoms = [i for i in range(5) if BATCH[i] == molecule]
-        mass = sum(atomic_masses[Z[i]] for i in atoms)
-        for axis in range(3):
-            centre = sum(atomic_masses[Z[i]] * float(pos[i, axis]) / mass for i in atoms)
-            want[molecule, axis] = 0.25 * sum(
-                charge[i] * (float(pos[i, axis]) - centre) for i in atoms
-            )
-    if magnitude:
-        want = want.square().sum(dim=1, keepdim=True).sqrt()
-    assert_close(head(x, Z, BATCH, 3, pos), want.to(dtype), **TOL[dtype])
+    x = features().requires_grad_(True)
+    assert torch.autograd.gradgradcheck(lambda x: head(x, Z, BATCH, 3), x)
 
 
-def test_dipole_does_not_depend_on_the_origin_and_turns_with_the_molecule():
-    head, x, pos = Dipole(6, magnitude=False).double(), features(), positions()
-    randomize(head)
-    turn = rotation(3)
-    moved = pos @ turn.T + torch.tensor([5.0, -7.0, 1.0], dtype=torch.float64)
-    assert_close(head(x, Z, BATCH, 3, moved), head(x, Z, BATCH, 3, pos) @ turn.T, **TOL[pos.dtype])
+def test_each_property_has_constants_and_a_pooling_of_its_own(dtype):
+    mean, std = torch.tensor([-3.25, 7.5]), torch.tensor([1.7, 0.2])
+    table = torch.stack([ATOMREF, ATOMREF.square()], dim=1)
+    both = Atomwise(6, 2, readout=["sum", "mean"], mean=mean, std=std, atomref=table).to(dtype)
+    randomize(both)
+    assert both.readout == ("add", "mean")
+    x = features(dtype)
+    for c, readout in enumerate(both.readout):
+        one = Atomwise(6, readout=readout, mean=mean[c], std=std[c], atomref=table[:, c]).to(dtype)
+        one.lin1.load_state_dict(both.lin1.state_dict())
+        with torch.no_grad():
+            one.lin2.weight.copy_(both.lin2.weight[c : c + 1])
+            one.lin2.bias.copy_(both.lin2.bias[c : c + 1])
+        assert_close(both(x, Z, BATCH, 4)[:, c : c + 1], one(x, Z, BATCH, 4), **TOL[dtype])
 
 
-def test_derivatives_of_the_heads():
-    x, pos = features().requires_grad_(True), positions().requires_grad_(True)
-    energy, dipole = Atomwise(6, std=2.0).double(), Dipole(6, magnitude=False).double()
-    for head in (energy, dipole):
-        randomize(head)
-    assert torch.autograd.gradgradcheck(lambda x: energy(x, Z, BATCH, 3), x)
-    assert torch.autograd.gradgradcheck(lambda x, pos: dipole(x, Z, BATCH, 3, pos), (x, pos))
+def test_the_same_word_for_all_properties_is_one_word():
+    assert Atomwise(6, 2, readout=["mean", "mean"]).readout == "mean"
+    assert Atomwise(6, 2, readout="sum").readout == "add"

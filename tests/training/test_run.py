@@ -240,7 +240,7 @@ def test_options_run(table, split, tmp_path, changes):
 def test_dipoles_and_intensive_targets_run(table, split, tmp_path):
     target = MoleculeTable(table.z, table.pos, table.ptr, torch.rand_like(table.y))
     for wanted in (
-        Property("mu", "D", "D", dipole=True),
+        Property("mu", "D", "D", head="dipole"),
         Property("gap", "eV", "meV", 1000.0, False),
     ):
         metrics = train(options(max_steps=5), wanted, target, split, tmp_path / wanted.name)
