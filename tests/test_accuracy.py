@@ -99,7 +99,9 @@ def test_the_tables_are_whole():
     wanted |= {f"qm9-U0-{n}k-t{t}" for n in (25, 50, 100, 110) for t in (1, 2, 3, 6)}
     wanted |= {f"thesis-{f}-filters-t{t}" for f in ("own", "shared") for t in (1, 2, 3, 6)}
     targets = "homo lumo gap zpve mu alpha r2 U0 U H G Cv"
-    wanted |= {f"qm9-{target}" for target in targets.split()} | {"rmd17-aspirin"}
+    wanted |= {f"{q}-{target}" for q in ("qm9", "qm9-cpu") for target in targets.split()}
+    wanted |= {f"qm9-cpu-{v}" for v in ("mu-sum", "r2-sum", "gap-sum", "gap-softmax")}
+    wanted |= {"rmd17-aspirin"}
     crystals = ("mp20", "perov5", "mp-perovskite", "mp-3k")
     wanted |= {f"{d}{k}" for d in crystals for k in ("", "-sine", "-ewald", "-coulomb")}
     wanted |= {"mp-60k"}
