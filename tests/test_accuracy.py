@@ -102,10 +102,15 @@ def test_the_tables_are_whole():
     wanted |= {f"{q}-{target}" for q in ("qm9", "qm9-cpu") for target in targets.split()}
     wanted |= {f"qm9-cpu-{v}" for v in ("mu-sum", "r2-sum", "gap-sum", "gap-softmax")}
     wanted |= {"rmd17-aspirin"}
+    wanted |= {f"dtnn-qm9-U0-t{t}{net}" for t in (1, 2, 3) for net in ("", "-schnet")}
+    wanted |= {f"qm9-U0-{n}k-dtnn" for n in (25, 50, 100)}
     crystals = ("mp20", "perov5", "mp-perovskite", "mp-3k")
     wanted |= {f"{d}{k}" for d in crystals for k in ("", "-sine", "-ewald", "-coulomb")}
     wanted |= {"mp-60k"}
     wanted |= {f"chapter-{d}-{c}" for d in ("qm9-U0", "aspirin") for c in ("cutoff", "all-pairs")}
+    ends = ("", "-coulomb", "-mean", "-dressed", "-enn-s2s")
+    wanted |= {f"qm9-small-{target}{end}" for target in ("U0", "gap") for end in ends}
+    wanted |= {f"{name}-ethanol-1k" for name in ("gdml", "sgdml", "mean")}
     assert wanted == {name for name in NAMES if not name.startswith("c20-")}
     assert len({(r["num_interactions"], r["num_filters"], r["rho"]) for r in c20_options()}) >= 6
     used = {row.protocol for row in load_rows().values()}
@@ -172,7 +177,10 @@ def test_what_is_finished_is_kept_and_what_was_interrupted_goes_on(places, short
     assert run([0, 1])["md17-ethanol-1k"]["seeds"]["0"] == first["seeds"]["0"]
     assert counted == [("md17-ethanol-1k", 0, False), ("md17-ethanol-1k", 1, False)]
 
-    file.unlink()  # the run folder is enough
+    file.unlink()  # the run folder is enough, also one from before there was an option
+    config = places["runs"] / "md17-ethanol-1k" / "seed0" / "config.yaml"
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("momentum")]
+    config.write_text("\n".join(lines) + "\n")
     again = run([0])["md17-ethanol-1k"]
     assert len(counted) == 2 and again["seeds"]["0"]["forces"] == first["seeds"]["0"]["forces"]
 
@@ -215,7 +223,8 @@ def test_a_property_of_qm9_is_told_in_the_unit_of_the_paper(places, tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     want = metrics["test_mae_kcal_mol"] * KCAL_PER_MOL * 1000
     assert math.isclose(found["seeds"]["0"]["property"], want, rel_tol=1e-9)
-    assert found["errors"]["property"]["ratio"] is None
+    error = found["errors"]["property"]
+    assert math.isclose(error["ratio"], error["mean"] / 14.0)
     assert found["seeds"]["0"]["n_test"] == 9
 
 

@@ -41,6 +41,7 @@ HEAVY = [
     "qm9pack",
     "rich",
     "scipy",
+    "skimage",
     "tensorboard",
     "torch_cluster",
     "torch_scatter",

@@ -16,7 +16,11 @@ QUANTITIES = ("energy", "forces", "property")
 SETS = ("md17", "iso17", "c20", "qm9", "mp")
 DESCRIPTORS = ("sine-matrix", "ewald-matrix", "coulomb-matrix")
 """Kernel ridge regression on one of these, of :mod:`pyg_schnet.benchmarks.accuracy.descriptors`."""
-PREDICTORS = ("schnet", "mean", *DESCRIPTORS)
+CONSTANT = ("mean", "dressed-atoms")
+"""What needs no geometry, of :mod:`pyg_schnet.benchmarks.accuracy.composition`."""
+CLOSED_FORM = ("gdml", "sgdml")
+"""Force fields of one molecule, of :mod:`pyg_schnet.benchmarks.accuracy.gdml`."""
+PREDICTORS = ("schnet", *CONSTANT, *DESCRIPTORS, *CLOSED_FORM, "enn-s2s")
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,12 @@ class Row:
         training: Options that differ from the protocol's.
         seeds: Of weights, batches and split; by default these are run.
         goal: What this project sets itself, by quantity.
-        predictor: ``schnet``; ``mean``: the mean energy of the training set and no force; or one
-            of :data:`DESCRIPTORS`.
+        predictor: ``schnet``: a network of this package; ``mean`` or ``dressed-atoms`` of the
+            training set, and no force; kernel ridge regression on one of :data:`DESCRIPTORS`; one
+            of :data:`CLOSED_FORM`; or ``enn-s2s``.
         model_of: A row whose models are judged here, so nothing is trained.
         file: Name of the only file that the data are in, which ``--raw`` must then give.
+        label: What a figure calls it; by default its predictor.
         note: What else is to be said.
     """
 
@@ -80,6 +86,7 @@ class Row:
     predictor: str = "schnet"
     model_of: str | None = None
     file: str | None = None
+    label: str | None = None
     note: str | None = None
 
     @property

@@ -1,8 +1,8 @@
 """Errors over the number of training structures, of a network and of what was before it.
 
-``pyg-schnet benchmark accuracy curve mp20`` trains the row mp20 and the rows of descriptors of the
-same data on the first 125, 250, ... structures of the training set of each seed, and tests all on
-the same ones. It writes curve_mp20.json and curve_mp20.png beside the folder of results.
+``pyg-schnet benchmark accuracy curve mp20`` trains the row mp20 and the baselines of the same data
+on the first 125, 250, ... structures of the training set of each seed, and tests all on the same
+ones. It writes curve_mp20.json and curve_mp20.png beside the folder of results.
 """
 
 import json
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pyg_schnet.benchmarks.accuracy import runner
-from pyg_schnet.benchmarks.accuracy.catalogue import DESCRIPTORS, Row, find_rows, load_rows
+from pyg_schnet.benchmarks.accuracy.catalogue import Row, find_rows, load_rows
 
 SMALLEST = 125
 """Training structures from which on the default sizes double."""
+
+LABELS = {"schnet": "SchNet", "enn-s2s": "enn-s2s"}
+"""Of predictors in a figure, where they are not their names with spaces."""
 
 Record = dict[str, Any]
 
@@ -38,8 +41,8 @@ def run(
     is the run of the row itself and is not done twice.
 
     Args:
-        name: Of the row.
-        others: Rows to compare with; by default those of descriptors of the same data.
+        name: Of the row; with a ``*``, of several rows, and the files are named by what is left.
+        others: Rows to compare with; by default the baselines of the same data.
         sizes: Numbers of training structures; by default 125, 250, ... and all.
         seeds: Of weights, batches and split; by default the row's.
         output: Folder of the JSON file and the figure.
@@ -65,7 +68,7 @@ def run(
             f"sizes must lie between 1 and the {config.train_size} training structures of {name}, "
             f"got {wanted}."
         )
-    path = Path(output) / f"curve_{name}.json"
+    path = Path(output) / f"curve_{name.replace('*', '').strip('-')}.json"
     shown = {k: Path(v).name if k in runner.PLACES else v for k, v in changes.items()}
     record = _begin(path, row, shown, overwrite)
     for size in wanted:
@@ -176,7 +179,7 @@ def _rows(name: str, others: Sequence[str]) -> list[Row]:
         more += [
             row
             for row in load_rows().values()
-            if row.predictor in DESCRIPTORS and row.data == first.data
+            if row.predictor != "schnet" and row.data == first.data
         ]
     for row in (first, *more):
         if set(row.paper) != {"property"} or row.data != first.data:
@@ -197,7 +200,7 @@ def _begin(path: Path, row: Row, overrides: Record, overwrite: bool) -> Record:
             )
         return record
     labels = {
-        of.name: "SchNet" if of.predictor == "schnet" else of.predictor.replace("-", " ")
+        of.name: of.label or LABELS.get(of.predictor, of.predictor.replace("-", " "))
         for of in load_rows().values()
         if of.data == row.data
     }

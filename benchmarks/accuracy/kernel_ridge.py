@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from pyg_schnet.benchmarks.accuracy.composition import guess
 from pyg_schnet.benchmarks.accuracy.descriptors import describe_table
+from pyg_schnet.benchmarks.accuracy.molecules import describe_molecules, only_used
 from pyg_schnet.training.targets import Property
 from pyg_schnet.training.tasks import Task
 
@@ -142,16 +145,16 @@ def run(task: Task, name: str, folder: Path) -> dict[str, Any]:
     """Choose by validation, train, and test.
 
     Args:
-        task: A property of crystals.
-        name: Of the descriptor, such as ``sine-matrix``.
-        folder: Where descriptors are kept.
+        task: A property of crystals, or of molecules, of which dressed atoms are taken off first.
+        name: Of the descriptor, such as ``sine-matrix``; of molecules ``coulomb-matrix``.
+        folder: Where descriptors of crystals are kept.
 
     Returns:
         As metrics.json of a run: errors in the shown unit, sizes, and what was chosen.
 
     Raises:
         ImportError: If there is no scikit-learn.
-        ValueError: If forces are to be learned, or the structures are not crystals.
+        ValueError: If forces are to be learned, or structures are not periodic that must be.
     """
     try:
         import sklearn.kernel_ridge  # noqa: F401
@@ -160,13 +163,21 @@ def run(task: Task, name: str, folder: Path) -> dict[str, Any]:
             f"{name} needs scikit-learn; install it with pip install 'pyg_schnet[baselines]'."
         ) from error
     if not isinstance(task.target, Property):
-        raise ValueError(f"{name} predicts one property of a crystal, not {task.target.name}.")
-    described = describe_table(task.table, name, folder)
+        raise ValueError(f"{name} predicts one property of a structure, not {task.target.name}.")
+    molecular = task.table.cell is None and name == "coulomb-matrix"
+    if molecular:
+        task = only_used(task)
+        described = describe_molecules(task.table)
+    else:
+        described = describe_table(task.table, name, folder)
     start = time.monotonic()
     y = task.table.y[:, 0].numpy()
+    if molecular:
+        y = y - guess(task, "dressed-atoms", torch.arange(len(task.table))).numpy()
     train, val, test = (_rows(getattr(task.split, part)) for part in ("train", "val", "test"))
     choice, regression = choose(described.by_name(), y, train, val)
     wrong = regression.predict(choice, test) - y[test]
+    assert isinstance(task.target, Property)
     factor = task.target.shown_per_unit
     return {
         "unit": task.target.shown_unit,

@@ -4,7 +4,7 @@ Rows are trained as the command line trains: the same tasks, options and run fol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,19 @@ import torch
 import yaml
 
 from pyg_schnet import cli
-from pyg_schnet.benchmarks.accuracy import results
-from pyg_schnet.benchmarks.accuracy.catalogue import DESCRIPTORS, Row, find_rows, load_rows
-from pyg_schnet.models import SchNet, load
+from pyg_schnet.benchmarks.accuracy import composition, results
+from pyg_schnet.benchmarks.accuracy.catalogue import (
+    CLOSED_FORM,
+    CONSTANT,
+    DESCRIPTORS,
+    Row,
+    find_rows,
+    load_rows,
+)
+from pyg_schnet.models import load
+from pyg_schnet.models.networks import Network
 from pyg_schnet.training.config import RunConfig
-from pyg_schnet.training.evaluation import Evaluation
 from pyg_schnet.training.splits import Split
-from pyg_schnet.training.statistics import baselines
-from pyg_schnet.training.targets import EnergyAndForces
 from pyg_schnet.training.tasks import CONFIGS, Task, train_task
 
 RESULTS = Path("benchmarks/results/accuracy")
@@ -28,7 +33,7 @@ PLACES = ("raw", "root", "split_file", "output")
 """Options that say where things are, which changes nothing of a result."""
 KEPT = (
     *("best_step", "steps", "seconds", "stopped", "n_train", "n_val", "n_test", "parameters"),
-    *("chosen", "val_mae"),
+    *("chosen", "val_mae", "cost", "guessed_bonds"),
 )
 DESCRIBED = "descriptors"
 """Folder, beside those of the runs, in which descriptors of crystals are kept."""
@@ -185,14 +190,9 @@ def metrics_of(
         ValueError: As :func:`run`, or if the training set has fewer structures.
     """
     config = config_of(row, seed, overrides)
-    if row.predictor == "mean":
-        return _of_the_mean(_cut(make_task(row, config), size))
-    if row.predictor in DESCRIPTORS:
-        from pyg_schnet.benchmarks.accuracy import kernel_ridge
-
-        print(f"{row.name}, seed {seed}: kernel ridge regression", flush=True)
-        task = _cut(make_task(row, config), size)
-        return kernel_ridge.run(task, row.predictor, runs / DESCRIBED)
+    if row.predictor != "schnet":
+        print(f"{row.name}, seed {seed}: {row.predictor}", flush=True)
+        return _baseline(row.predictor, _cut(make_task(row, config), size), config, runs)
     if row.model_of is None:
         name = row.name if size is None or size == config.train_size else f"{row.name}-of-{size}"
         return _train(row, config, runs / name / f"seed{seed}", overwrite, size)
@@ -211,6 +211,9 @@ def _train(
     if begun:
         known = yaml.safe_load((folder / "config.yaml").read_text())
         asked = _counting(asdict(config) | ({"paths": known["paths"]} if "paths" in known else {}))
+        # An option that the run's version did not have yet was what it is by default.
+        defaults = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+        known = defaults | known
         other = [key for key, value in asked.items() if known.get(key) != value]
         if other:
             words = ", ".join(f"{key}={known.get(key)} (now {asked[key]})" for key in other)
@@ -254,28 +257,26 @@ def _judge(task: Task, config: RunConfig, folder: Path) -> dict[str, Any]:
     """Errors of a model that another row has trained."""
     gpu = torch.cuda.is_available() and config.accelerator != "cpu"
     model = load(folder / "best.safetensors", device="cuda" if gpu else "cpu")
-    assert isinstance(model, SchNet)
+    assert isinstance(model, Network)
     metrics, _ = task.target.judge(config, model, task.table, task.split)
     return metrics | {"n_test": task.split.test.numel()}
 
 
-def _of_the_mean(task: Task) -> dict[str, Any]:
-    """Errors of the mean energy of the training set, whose derivatives are zero."""
-    table, split, known = task.table, task.split, task.table.forces
-    assert isinstance(task.target, EnergyAndForces) and known is not None
-    mean, _ = baselines(table, split.train, split.test)
-    energy = Evaluation(table.y[split.test, 0], mean)
-    bounds = table.ptr.tolist()
-    atoms = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in split.test.tolist()])
-    reference = known[atoms]
-    forces = Evaluation(reference, torch.zeros_like(reference))
-    return {
-        "test_energy_mae": energy.mae(),
-        "test_energy_rmse": energy.rmse(),
-        "test_forces_mae": forces.mae(),
-        "test_forces_rmse": forces.rmse(),
-        **{f"n_{part}": getattr(split, part).numel() for part in ("train", "val", "test")},
-    }
+def _baseline(name: str, task: Task, config: Any, runs: Path) -> dict[str, Any]:
+    """What metrics.json would hold of what is no network of this package."""
+    if name in CONSTANT:
+        return composition.run(task, name)
+    if name in DESCRIPTORS:
+        from pyg_schnet.benchmarks.accuracy import kernel_ridge
+
+        return kernel_ridge.run(task, name, runs / DESCRIBED)
+    if name in CLOSED_FORM:
+        from pyg_schnet.benchmarks.accuracy import gdml
+
+        return gdml.run(task, name)
+    from pyg_schnet.benchmarks.accuracy import enn_s2s
+
+    return enn_s2s.run(task, config)
 
 
 def _counting(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet.graph import neighbor_edges
+from pyg_schnet.models.networks import Network
 from pyg_schnet.models.potential import Potential, num_graphs_of
-from pyg_schnet.models.schnet import SchNet
 
 
 class Ensemble(nn.Module):
@@ -176,6 +176,6 @@ def _mean_and_spread(results: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _edges_of(model: nn.Module) -> tuple[bool, float, int | None] | None:
     """What decides on the edges of a model; None where it cannot be told."""
-    if not isinstance(model, SchNet) or model.interaction_graph is not None:
+    if not isinstance(model, Network) or getattr(model, "interaction_graph", None) is not None:
         return None
     return model.cutoff_fn == "none", model.cutoff, model.max_num_neighbors

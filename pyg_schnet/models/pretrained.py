@@ -163,6 +163,8 @@ def write_card(
     model: Any = load(run / "best.safetensors")
     elements = elements or info.get("elements") or trained_elements(model)
     info |= {"name": name, "elements": elements} if elements else {"name": name}
+    if "test_mae" in metrics:
+        info["mae"] = metrics["test_mae"] / metrics["shown_per_unit"]
     info["test"] = {key: value for key, value in metrics.items() if key.startswith("test_")}
 
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -179,6 +181,7 @@ def write_card(
         kept["paths"] = [Path(path).name for path in kept["paths"]]
     text = _card(
         name,
+        type(model.model if isinstance(model, Potential) else model).__name__,
         info,
         metrics,
         data=_DATA.get("rmd17" if config.get("revised") else dataset, "") if data is None else data,
@@ -233,6 +236,7 @@ def _known() -> str:
 
 def _card(
     name: str,
+    network: str,
     info: dict[str, Any],
     metrics: dict[str, Any],
     *,
@@ -251,7 +255,7 @@ def _card(
     )
     parts = [
         f"# {name}",
-        f"A SchNet for {learned}{subject}; output in {info['unit']}"
+        f"A {network} for {learned}{subject}; output in {info['unit']}"
         + (f", forces in {info['unit']}/Å." if forces else "."),
         f"```python\nimport pyg_schnet\n\n{use}\n```",
         "## Data",

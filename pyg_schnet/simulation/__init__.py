@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyg_schnet._pyg  # noqa: F401
 from pyg_schnet.simulation.hessians import hessian, hessian_by_differences
-from pyg_schnet.simulation.predict import atoms_to_data, predict_file, predict_structures
+from pyg_schnet.simulation.predict import (
+    atoms_to_data,
+    predict_file,
+    predict_structures,
+    read_file,
+)
+from pyg_schnet.simulation.properties import families, load_family, predict_properties
 
 # Not later: functions with the names of their files, which an import would put in their place.
 from pyg_schnet.simulation.relax import Relaxation, relax, relax_file
@@ -50,13 +56,17 @@ __all__ = [
     "Vibrations",
     "atoms_to_data",
     "closed_loop",
+    "families",
     "hessian",
     "hessian_by_differences",
+    "load_family",
     "normal_modes",
     "nve_drift",
     "predict_file",
+    "predict_properties",
     "predict_structures",
     "prepare_replicas",
+    "read_file",
     "relax",
     "relax_file",
     "run_md",

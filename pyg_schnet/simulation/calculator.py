@@ -14,9 +14,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from torch import nn
 from torch_geometric.data import Data
 
-from pyg_schnet.models import Ensemble, Potential, SchNet, load, read_header
+from pyg_schnet.models import Ensemble, Potential, load, read_header
 from pyg_schnet.models.frozen import FrozenPotential
 from pyg_schnet.models.frozen_weights import check_model
+from pyg_schnet.models.networks import Network
 from pyg_schnet.models.pretrained import find_model
 from pyg_schnet.nn import Atomwise
 from pyg_schnet.nn.tabulated import fixed_filters
@@ -38,14 +39,15 @@ class Calculator(AseCalculator):
     ``energy``         eV             a float; ``free_energy`` is the same number
     ``forces``         eV/Å           (N, 3)
     ``stress``         eV/Å³          (6,), ASE's sign and order; periodic structures only
-    ``energies``       eV             (N,), contributions of the atoms; a SchNet's only
+    ``energies``       eV             (N,), contributions of the atoms
     =================  =============  ==========================================================
 
     A :class:`~pyg_schnet.SchNet` is evaluated by the compiled function of
     :meth:`Potential.freeze() <pyg_schnet.Potential.freeze>`, whose numbers these are: energies are
     summed in float64 and contain the model's constants. Positions are taken in float64, whatever
     the dtype of the model, which keeps float32 models from rounding them at each step. Other energy
-    models, and a SchNet that cannot be frozen, are evaluated by :class:`~pyg_schnet.Potential`.
+    models (a :class:`~pyg_schnet.DTNN`), and a SchNet that cannot be frozen, are evaluated by
+    :class:`~pyg_schnet.Potential`, that is by autograd.
 
     The stress is :math:`\frac{1}{V} \partial E / \partial \varepsilon` with the volume of the cell
     as given, also where a direction is not periodic.
@@ -242,9 +244,10 @@ class Calculator(AseCalculator):
         return np.mean([self._energies_of(model, atoms) for model in self.models], axis=0)
 
     def _energies_of(self, model: nn.Module, atoms: "Atoms") -> np.ndarray:
-        if not isinstance(model, SchNet) or not isinstance(model.readout, Atomwise):
+        if not isinstance(model, Network) or not isinstance(model.readout, Atomwise):
             raise PropertyNotImplementedError(
-                f"Energies of atoms are known of a SchNet only, not of a {type(model).__name__}."
+                "Energies of atoms are known of a DTNN or SchNet only, not of a "
+                f"{type(model).__name__}."
             )
         data = atoms_to_data(atoms, _dtype(model)).to(model.embedding.weight.device)
         with torch.no_grad(), fixed_filters():

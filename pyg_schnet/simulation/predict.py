@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch_geometric.data import Data
 
-from pyg_schnet.models import Potential, SchNet
+from pyg_schnet.models import Potential
+from pyg_schnet.models.networks import Network
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,7 +61,8 @@ def predict_file(
 
     Args:
         path: Anything that ASE reads.
-        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.Potential`.
+        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.DTNN`, or a
+            :class:`~pyg_schnet.Potential` of one.
         forces: Forces too.
         index: Which structures, in ASE's notation.
 
@@ -72,9 +74,26 @@ def predict_file(
         FileNotFoundError: If there is no such file.
         ValueError: If ASE cannot read it; the sentence names the file.
     """
+    yield from predict_structures(read_file(path, index), model, forces)
+
+
+def read_file(path: str | os.PathLike[str], index: str = ":") -> Iterator[Data]:
+    """Read the structures of a file, one after the other.
+
+    Args:
+        path: Anything that ASE reads.
+        index: Which structures, in ASE's notation.
+
+    Yields:
+        As :func:`atoms_to_data`, in float64.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If ASE cannot read it; the sentence names the file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no structure file at {path}.")
-    yield from predict_structures(_read(path, index), model, forces)
+    yield from _read(path, index)
 
 
 def predict_structures(
@@ -85,7 +104,8 @@ def predict_structures(
     Args:
         structures: Each with ``z`` (N,), ``pos`` (N, 3), Å, and where periodic ``cell`` (1, 3, 3),
             Å, and ``pbc`` (1, 3); of any dtype.
-        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.Potential`.
+        model: A :class:`~pyg_schnet.SchNet` or :class:`~pyg_schnet.DTNN`, or a
+            :class:`~pyg_schnet.Potential` of one.
         forces: Forces too.
 
     Yields:
@@ -98,9 +118,9 @@ def predict_structures(
     from ase.symbols import Symbols
 
     network = model.model if isinstance(model, Potential) else model
-    if not isinstance(network, SchNet):
+    if not isinstance(network, Network):
         raise ValueError(
-            f"model must be a SchNet or a Potential of one, got {type(model).__name__}."
+            f"model must be a SchNet or a DTNN, or a Potential of one, got {type(model).__name__}."
         )
     weight = network.embedding.weight
     potential = Potential(network, forces=True) if forces else None

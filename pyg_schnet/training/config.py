@@ -15,21 +15,27 @@ class RunConfig:
         test_size: Structures for test; by default all others.
         split_seed: Seed of the split.
         split_file: An npz with train, val and test rows to use instead.
-        preset: A SchNet by name (neurips-2017, jcp-2018, chapter-2020, schnetpack, pyg); the model
-            options below are then not used.
+        model: schnet, or dtnn: its predecessor, whose one interaction acts T times. It has the
+            atomwise head only, no filters to share or to tabulate, and divides by no number.
+        preset: A SchNet by name (neurips-2017, jcp-2018, chapter-2020, schnetpack, pyg), or dtnn
+            (30 features, 60 factors, T=3, all pairs, Gaussians every 0.2 Å from -1 to 20 Å); the
+            model options below are then not used, and for another T are spelled out.
         hidden_channels: Features of an atom.
-        num_filters: Features while convolving.
-        num_interactions: Number of interaction blocks, T.
-        num_gaussians: Size of the radial basis.
+        num_filters: Features while convolving, of a SchNet.
+        num_factors: Rank of the interaction tensor, of a DTNN.
+        num_interactions: Number of interaction blocks, T; of a DTNN of passes.
+        num_gaussians: Size of the radial basis, from 0 to the cutoff; of a DTNN from -1 Å.
         cutoff: Å.
         cutoff_fn: cosine, hard or none (all pairs).
-        filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code).
+        filter_activation: linear (SchNetPack, PyG) or ssp (the papers' code), of a SchNet.
         normalize: neighbors (divide each convolution by the number of neighbours) or none.
         filters: exact (networks on every edge), tabulated, or auto.
         shared_filters: One filter network for all interaction blocks.
         batch_size: Structures in a training batch.
         eval_batch_size: Structures in a validation or test batch.
-        lr: Initial learning rate of Adam.
+        optimizer: adam, or sgd (stochastic gradient descent).
+        momentum: Of sgd.
+        lr: Initial learning rate.
         schedule: exponential, cosine, sgdr (warm restarts) or constant.
         min_lr: Final learning rate of cosine and sgdr.
         decay: Factor of the exponential schedule.
@@ -57,9 +63,11 @@ class RunConfig:
     test_size: int | None = None
     split_seed: int = 0
     split_file: str | None = None
+    model: str = "schnet"
     preset: str | None = None
     hidden_channels: int = 64
     num_filters: int = 64
+    num_factors: int = 60
     num_interactions: int = 6
     num_gaussians: int = 25
     cutoff: float = 5.0
@@ -70,6 +78,8 @@ class RunConfig:
     shared_filters: bool = False
     batch_size: int = 32
     eval_batch_size: int = 256
+    optimizer: str = "adam"
+    momentum: float = 0.9
     lr: float = 1e-3
     schedule: str = "exponential"
     min_lr: float = 0.0
@@ -92,13 +102,41 @@ class RunConfig:
         self._check_choices(
             precision=("32-true", "64-true", "bf16-mixed", "16-mixed"),
             normalize=("none", "neighbors"),
+            model=("schnet", "dtnn"),
+            optimizer=("adam", "sgd"),
         )
+        if self.preset == "dtnn":
+            self.model = "dtnn"
+        elif self.preset is not None and self.model == "dtnn":
+            raise ValueError(
+                f"preset={self.preset!r} is a SchNet, but model='dtnn'; use preset='dtnn', or none "
+                "and the model options."
+            )
+        if self.model == "dtnn":
+            self._check_dtnn()
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}.")
         for name in ("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}.")
         seconds(self.max_time)
+
+    def _check_dtnn(self) -> None:
+        """Refuse what would change a SchNet and cannot change a DTNN."""
+        for name, known in {
+            "filter_activation": ("linear",),
+            "normalize": ("none",),
+            "filters": ("auto", "exact"),
+            "shared_filters": (False,),
+        }.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(
+                    f"{name}={value!r} is an option of a SchNet, not of a DTNN; leave it out or "
+                    "use model='schnet'."
+                )
 
     def _check_choices(self, **choices: tuple[str, ...]) -> None:
         for name, known in choices.items():
@@ -121,7 +159,7 @@ class TrainingConfig(RunConfig):
         val_size: Molecules for validation (1,000 in the paper of 2017).
         head: How atoms become the property: atomwise (sum or mean, as the papers), dipole,
             spatial_extent, polarizability, softmax, set2set; or auto by target: the head that was
-            made for it.
+            made for it, of a DTNN the atomwise one.
         readout: Of the atomwise head: add (extensive), mean (intensive), or auto by target.
         offsets: dressed (regression on composition), atomref (single atoms, as the papers) or mean.
         loss: mse (as the papers) or mae.
@@ -152,6 +190,10 @@ class TrainingConfig(RunConfig):
                 "set2set",
             ),
         )
+        if self.model == "dtnn" and self.head not in ("auto", "atomwise"):
+            raise ValueError(
+                f"head={self.head!r} needs a SchNet; a DTNN has the head 'atomwise' only."
+            )
 
 
 def seconds(text: str | None) -> float | None:

@@ -12,7 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from pyg_schnet.models import Ensemble, SchNet, load, save
+from pyg_schnet.models import Ensemble, load, save
+from pyg_schnet.models.networks import Network
 from pyg_schnet.training.config import RunConfig
 from pyg_schnet.training.evaluation import evaluate, evaluate_forces
 from pyg_schnet.training.targets import Property
@@ -79,7 +80,7 @@ def evaluate_ensemble(
     """References, means and spreads on some rows.
 
     Args:
-        ensemble: Of SchNets.
+        ensemble: Of networks of the package.
         task: The data.
         rows: (M,) those to predict.
         batch_size: Structures at a time.
@@ -91,7 +92,7 @@ def evaluate_ensemble(
     models = [member.get_submodule("model") for member in ensemble.members]
     found: dict[str, list[Any]] = {}
     for model in models:
-        assert isinstance(model, SchNet)
+        assert isinstance(model, Network)
         if isinstance(task.target, Property):
             found.setdefault("energy", []).append(evaluate(model, task.table, rows, batch_size))
         else:

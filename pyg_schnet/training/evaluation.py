@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyg_schnet.models import Potential, SchNet
+from pyg_schnet.models import Potential
+from pyg_schnet.models.networks import Network
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.training.batches import MoleculeTable, model_inputs
 from pyg_schnet.training.loaders import OrderedLoader
@@ -41,14 +42,14 @@ class ForceEvaluation:
     forces: Evaluation
 
 
-def edge_cutoff(model: SchNet) -> float | None:
+def edge_cutoff(model: Network) -> float | None:
     """The cutoff of the edges that a model wants: None (all pairs) where it has no cutoff."""
     return None if model.cutoff_fn == "none" else model.cutoff
 
 
 @torch.no_grad()
 def evaluate(
-    model: SchNet, table: MoleculeTable, rows: Tensor, batch_size: int = 256
+    model: Network, table: MoleculeTable, rows: Tensor, batch_size: int = 256
 ) -> Evaluation:
     """Predict ``rows`` of the table.
 
@@ -84,7 +85,7 @@ def evaluate(
 
 
 def evaluate_forces(
-    model: SchNet, table: MoleculeTable, rows: Tensor, batch_size: int = 256
+    model: Network, table: MoleculeTable, rows: Tensor, batch_size: int = 256
 ) -> ForceEvaluation:
     """Predict energies and forces of ``rows`` of a table with forces.
 
@@ -122,7 +123,7 @@ def evaluate_forces(
 
 
 @torch.no_grad()
-def fit_constant(model: SchNet, table: MoleculeTable, rows: Tensor, batch_size: int = 256) -> None:
+def fit_constant(model: Network, table: MoleculeTable, rows: Tensor, batch_size: int = 256) -> None:
     """Set the constants of the readout so that energies are right on average.
 
     Forces determine energies up to a constant for each composition. It is fitted as one number per

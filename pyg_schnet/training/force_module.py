@@ -1,12 +1,14 @@
 """The Lightning module that trains on energies and forces."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
 from pyg_schnet.models import Potential, SchNet
+from pyg_schnet.models.networks import Network
 from pyg_schnet.models.sweeps import applies, energy_and_forces
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.training.batches import MoleculeTable, model_inputs
@@ -20,7 +22,7 @@ ROWS_OF_A_CONSTANT = 1_000
 
 
 class ForceTraining(PropertyTraining):
-    r"""Trains a SchNet on the energies and forces of structures.
+    r"""Trains a SchNet or a DTNN on the energies and forces of structures.
 
     .. math::
         \ell = \frac{1}{B} \sum_m \Big( \rho\,(\hat E_m - E_m)^2
@@ -47,7 +49,7 @@ class ForceTraining(PropertyTraining):
     else from autograd through autograd.
 
     Args:
-        model: The SchNet, with its constants set.
+        model: The network, with its constants set.
         schedule: Of the learning rate.
         rho: Weight of the energies, 1/Å²; 0 trains on forces alone.
         forces: Train on forces; else the loss is that of the energies alone, without rho.
@@ -58,6 +60,8 @@ class ForceTraining(PropertyTraining):
         unit: The unit that is shown, of energies.
         val_every: Steps between validations.
         log_every: Steps between two lines of the log.
+        optimizer: "adam" or "sgd".
+        momentum: Of the latter.
 
     Raises:
         ValueError: If rho is negative, or the readout is not a sum over atoms.
@@ -68,7 +72,7 @@ class ForceTraining(PropertyTraining):
 
     def __init__(
         self,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         rho: float = 0.01,
         forces: bool = True,
@@ -79,8 +83,14 @@ class ForceTraining(PropertyTraining):
         gradient_clip: float = 0.0,
         val_every: int = 500,
         log_every: int = 100,
+        *,
+        optimizer: str = "adam",
+        momentum: float = 0.9,
     ) -> None:
-        super().__init__(model, schedule, "mse", factor, unit, gradient_clip, val_every, log_every)
+        common = gradient_clip, val_every, log_every
+        super().__init__(
+            model, schedule, "mse", factor, unit, *common, optimizer=optimizer, momentum=momentum
+        )
         if rho < 0:
             raise ValueError(f"rho must not be negative, got {rho}.")
         if not isinstance(model.readout, Atomwise) or model.readout.readout != "add":
@@ -137,7 +147,8 @@ class ForceTraining(PropertyTraining):
         self._by_sweeps = None
 
     def _by_sweep(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return energy_and_forces(self.model, *model_inputs(batch), num_graphs=batch.num_graphs)[:2]
+        model = cast(SchNet, self.model)  # sweeps apply to no other
+        return energy_and_forces(model, *model_inputs(batch), num_graphs=batch.num_graphs)[:2]
 
     def _differentiable(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Energies (B,) in float64 and forces (N, 3), to be differentiated in the parameters."""

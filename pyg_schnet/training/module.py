@@ -10,8 +10,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from pyg_schnet.models import SchNet
+from pyg_schnet.models.networks import Network
 from pyg_schnet.models.sweeps import applies, learned_energies
 from pyg_schnet.nn.readout import Atomwise, pool
+from pyg_schnet.nn.tabulated import FilterTable
 from pyg_schnet.training.batches import model_inputs
 from pyg_schnet.training.schedules import Schedule
 
@@ -19,7 +21,7 @@ _NEVER = 2**62
 
 
 class PropertyTraining(L.LightningModule):
-    r"""Trains a SchNet on one property per molecule.
+    r"""Trains a SchNet or a DTNN on one property per molecule.
 
     .. math::
         \ell = \frac{1}{B} \sum_m \left( \hat y_m - y_m \right)^2
@@ -29,10 +31,11 @@ class PropertyTraining(L.LightningModule):
     see noise of 1e-3 eV. Of several properties, or components of a vector or tensor, the mean is
     taken over them too; each is divided by its ``scales`` before.
 
-    Schütt et al., NeurIPS 2017, section 5 (squared loss, Adam).
+    Schütt et al., NeurIPS 2017, section 5 (squared loss, Adam); Nat. Commun. 8, 13890 (2017),
+    methods (stochastic gradient descent with a momentum of 0.9).
 
     Args:
-        model: The SchNet, with its constants set.
+        model: The network, with its constants set.
         schedule: Of the learning rate.
         loss: "mse" or "mae".
         factor: What one unit of the target is in the unit that is shown.
@@ -41,6 +44,8 @@ class PropertyTraining(L.LightningModule):
         val_every: Steps between validations.
         log_every: Steps between two lines of the log.
         scales: (T,) of several properties, in their units; they are then shown in these.
+        optimizer: "adam" or "sgd".
+        momentum: Of the latter.
 
     Attributes:
         after_step: Called with the module after each step.
@@ -54,7 +59,7 @@ class PropertyTraining(L.LightningModule):
 
     def __init__(
         self,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         loss: str = "mse",
         factor: float = 1.0,
@@ -63,6 +68,9 @@ class PropertyTraining(L.LightningModule):
         val_every: int = 5_000,
         log_every: int = 100,
         scales: Tensor | None = None,
+        *,
+        optimizer: str = "adam",
+        momentum: float = 0.9,
     ) -> None:
         super().__init__()
         self.register_buffer("scales", scales, persistent=False)
@@ -74,6 +82,7 @@ class PropertyTraining(L.LightningModule):
         self.gradient_clip = gradient_clip
         self.val_every = val_every
         self.log_every = log_every
+        self.optimizer, self.momentum = optimizer, momentum
         self.after_step: list[Callable[[PropertyTraining], None]] = []
         self.automatic_optimization = False
         self.elapsed_before = 0.0
@@ -99,12 +108,15 @@ class PropertyTraining(L.LightningModule):
         known = pool(head.constant(batch.z), batch.batch, batch.num_graphs, head.readout)
         target = batch.y[:, : known.size(1)] / head.scale - known  # [B, T] float64
         dtype = batch.pos.dtype
-        if torch.is_grad_enabled() and applies(
-            self.model, batch.pos, batch.get("cell"), batch.num_graphs
+        model = self.model
+        if (
+            torch.is_grad_enabled()
+            and isinstance(model, SchNet)
+            and applies(model, batch.pos, batch.get("cell"), batch.num_graphs)
         ):
-            learned = learned_energies(self.model, *given, num_graphs=batch.num_graphs)
+            learned = learned_energies(model, *given, num_graphs=batch.num_graphs)
             return (learned - target.squeeze(1) * head.scale).to(dtype)
-        x = self.model.features(*given)
+        x = model.features(*given)
         out = pool(head.learned(x).to(dtype), batch.batch, batch.num_graphs, head.readout)
         return ((out - target.to(dtype)) * head.scale.to(dtype)).squeeze(1)
 
@@ -117,7 +129,7 @@ class PropertyTraining(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Start the clock; a resumed run goes on with the grid it had."""
-        table = self.model._table
+        table = self._table()
         if table is not None:
             table.set_steps(self._steps_of_filters)
         self._started = time.monotonic()
@@ -165,9 +177,14 @@ class PropertyTraining(L.LightningModule):
             and self.score not in self.trainer.callback_metrics
         )
         self.trainer.val_check_batch = 1 if due else _NEVER
-        if due and self.model._table is not None:
+        table = self._table()
+        if due and table is not None:
             # Filters sharpen as they are trained; the table they are read off has to follow.
-            self.model._table.measure()
+            table.measure()
+
+    def _table(self) -> FilterTable | None:
+        """What filters are read off, where they are."""
+        return self.model._table if isinstance(self.model, SchNet) else None
 
     def differentiate(self, batch: Batch, watched: bool) -> Tensor | None:
         """Add the gradients of the loss of a batch to those of the parameters.
@@ -232,14 +249,18 @@ class PropertyTraining(L.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam; the schedule sets its rate at each step."""
+        """Adam, or stochastic gradient descent; the schedule sets the rate at each step."""
         parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, lr=self.schedule.lr, momentum=self.momentum, fused=True
+            )
         return torch.optim.Adam(parameters, lr=self.schedule.lr, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clock, and the grid of the filters."""
         checkpoint["elapsed"] = self.elapsed()
-        table = self.model._table
+        table = self._table()
         checkpoint["steps_of_filters"] = {} if table is None else table.steps()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
-from pyg_schnet.models import SchNet, load
+from pyg_schnet.models import DTNN, SchNet, load
+from pyg_schnet.models.networks import Network
 from pyg_schnet.nn.head import AtomicValues
 from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.training.batches import MoleculeTable
@@ -45,8 +46,8 @@ __all__ = ["EnergyAndForces", "Properties", "Property", "build_model", "train"]
 STEPS_OF_A_ROUND = 20
 
 
-def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: Tensor) -> SchNet:
-    """The untrained SchNet of a run, with its constants from the training set.
+def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: Tensor) -> Network:
+    """The untrained network of a run, with its constants from the training set.
 
     Args:
         config: Options of the run.
@@ -55,28 +56,16 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
         train: Rows of the training set.
 
     Raises:
-        ValueError: As :class:`~pyg_schnet.SchNet` and
+        ValueError: If crystals shall have edges between all pairs; and as
+            :class:`~pyg_schnet.SchNet`, :class:`~pyg_schnet.DTNN` and
             :func:`~pyg_schnet.training.statistics.offsets`.
     """
-    common: dict[str, Any] = {
-        **wanted.architecture(config),
-        "filters": config.filters,
-        "seed": config.seed,
-    }
-    if config.preset is not None:
-        model = SchNet.preset(config.preset, **common)
-    else:
-        model = SchNet(
-            config.hidden_channels,
-            config.num_filters,
-            config.num_interactions,
-            config.num_gaussians,
-            config.cutoff,
-            cutoff_fn=config.cutoff_fn,
-            filter_activation=config.filter_activation,
-            normalize=None if config.normalize == "none" else config.normalize,
-            shared_filters=config.shared_filters,
-            **common,
+    common = {**wanted.architecture(config), "seed": config.seed}
+    model = (_dtnn if config.model == "dtnn" else _schnet)(config, common)
+    if model.cutoff_fn == "none" and table.pbc is not None and table.pbc.any():
+        raise ValueError(
+            "cutoff_fn='none' takes all pairs of atoms, and a crystal has no end of them; use "
+            "cutoff_fn='cosine' or 'hard', and no preset that is without a cutoff."
         )
     head = model.readout
     if isinstance(head, SpatialExtent):
@@ -85,6 +74,40 @@ def build_model(config: RunConfig, wanted: Target, table: MoleculeTable, train: 
         known = wanted.offsets(config, table, train)
         head.set_statistics(known.mean, known.std, known.atomref)
     return model.double() if config.precision == "64-true" else model
+
+
+def _schnet(config: RunConfig, common: dict[str, Any]) -> Network:
+    if config.preset is not None:
+        return SchNet.preset(config.preset, filters=config.filters, **common)
+    return SchNet(
+        config.hidden_channels,
+        config.num_filters,
+        config.num_interactions,
+        config.num_gaussians,
+        config.cutoff,
+        cutoff_fn=config.cutoff_fn,
+        filters=config.filters,
+        filter_activation=config.filter_activation,
+        normalize=None if config.normalize == "none" else config.normalize,
+        shared_filters=config.shared_filters,
+        **common,
+    )
+
+
+def _dtnn(config: RunConfig, common: dict[str, Any]) -> Network:
+    # It has one head, so it takes no name of one.
+    given = {k: v for k, v in common.items() if k not in ("head", "head_options")}
+    if config.preset is not None:
+        return DTNN(**given)
+    return DTNN(
+        config.hidden_channels,
+        config.num_factors,
+        config.num_interactions,
+        config.num_gaussians,
+        config.cutoff,
+        cutoff_fn=config.cutoff_fn,
+        **given,
+    )
 
 
 def train(
@@ -141,7 +164,7 @@ def train(
     info = wanted.info() | {"elements": _elements(table, split.train)}
     progress = _fit(config, module, table, split, folder, info, start)
     trained = load(folder / "best.safetensors", device=module.device)
-    assert isinstance(trained, SchNet)
+    assert isinstance(trained, Network)
     metrics, arrays = wanted.judge(config, trained, table, split)
     metrics |= {
         "n_train": split.train.numel(),

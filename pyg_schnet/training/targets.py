@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyg_schnet.models import SchNet
+from pyg_schnet.models.networks import Network
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import RunConfig, TrainingConfig
 from pyg_schnet.training.evaluation import (
@@ -40,7 +40,7 @@ class Target(Protocol):
     """What :func:`~pyg_schnet.training.run.train` asks of what is learned."""
 
     def architecture(self, config: Any) -> dict[str, Any]:
-        """Arguments of :class:`~pyg_schnet.SchNet` that depend on what is learned."""
+        """Arguments of the network that depend on what is learned."""
 
     def offsets(self, config: Any, table: MoleculeTable, train: Tensor) -> Offsets:
         """Constants of the readout."""
@@ -48,7 +48,7 @@ class Target(Protocol):
     def module(
         self,
         config: Any,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         table: MoleculeTable,
         train: Tensor,
@@ -56,7 +56,7 @@ class Target(Protocol):
         """Loss and validation."""
 
     def judge(
-        self, config: Any, model: SchNet, table: MoleculeTable, split: Split
+        self, config: Any, model: Network, table: MoleculeTable, split: Split
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Errors on the test set, for metrics.json, and arrays for predictions.npz."""
 
@@ -99,6 +99,8 @@ class Property:
         chosen = getattr(config, "head", "auto")
         if chosen != "auto":
             return str(chosen)
+        if getattr(config, "model", "schnet") == "dtnn":
+            return "atomwise"
         return self.head if getattr(config, "readout", "auto") == "auto" else "atomwise"
 
     def readout(self, config: Any) -> str:
@@ -120,7 +122,7 @@ class Property:
     def module(
         self,
         config: TrainingConfig,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         table: MoleculeTable,
         train: Tensor,
@@ -135,10 +137,12 @@ class Property:
             config.gradient_clip,
             config.val_every,
             config.log_every,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
         )
 
     def judge(
-        self, config: TrainingConfig, model: SchNet, table: MoleculeTable, split: Split
+        self, config: TrainingConfig, model: Network, table: MoleculeTable, split: Split
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Errors in the shown unit, and those of two predictors without a network."""
         result = evaluate(model, table, split.test, config.eval_batch_size)
@@ -226,7 +230,7 @@ class Properties:
     def module(
         self,
         config: Any,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         table: MoleculeTable,
         train: Tensor,
@@ -242,10 +246,12 @@ class Properties:
             config.val_every,
             config.log_every,
             self.scales(config, table, train),
+            optimizer=config.optimizer,
+            momentum=config.momentum,
         )
 
     def judge(
-        self, config: Any, model: SchNet, table: MoleculeTable, split: Split
+        self, config: Any, model: Network, table: MoleculeTable, split: Split
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Errors of each property in the paper's unit, and of all in units of their spread."""
         result = evaluate(model, table, split.test, config.eval_batch_size)
@@ -307,7 +313,7 @@ class EnergyAndForces:
     def module(
         self,
         config: ForceTrainingConfig,
-        model: SchNet,
+        model: Network,
         schedule: Schedule,
         table: MoleculeTable,
         train: Tensor,
@@ -330,10 +336,12 @@ class EnergyAndForces:
             config.gradient_clip,
             config.val_every,
             config.log_every,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
         )
 
     def judge(
-        self, config: RunConfig, model: SchNet, table: MoleculeTable, split: Split
+        self, config: RunConfig, model: Network, table: MoleculeTable, split: Split
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Errors in eV and eV/Å and in the shown unit; forces by component, as in the papers."""
         result = evaluate_forces(model, table, split.test, config.eval_batch_size)

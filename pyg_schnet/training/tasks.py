@@ -10,7 +10,8 @@ import yaml
 from torch import Tensor
 from torch_geometric.data import InMemoryDataset
 
-from pyg_schnet.models import Ensemble, SchNet, load
+from pyg_schnet.models import Ensemble, load
+from pyg_schnet.models.networks import Network
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import RunConfig, TrainingConfig
 from pyg_schnet.training.crystal_config import CrystalConfig
@@ -37,6 +38,8 @@ OWN_OPTION = {
     "target": "qm9",
 }
 """The data set of a configuration, by the first of these options that it has."""
+
+_NAMES = {"schnet": "SchNet", "dtnn": "DTNN"}
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,9 @@ def train_task(task: Task, config: RunConfig, folder: Path, resume: bool = False
     )
     metrics = train(config, task.target, task.table, split, folder, resume)
     if isinstance(task.target, EnergyAndForces):
-        _print_forces(metrics, task)
+        _print_forces(metrics, task, _NAMES[config.model])
     else:
-        _print_property(metrics, task)
+        _print_property(metrics, task, _NAMES[config.model])
         if isinstance(task.target, Properties):
             for part in task.target.parts:
                 name = f"test_mae_{part.name}_{in_names(part.shown_unit)}"
@@ -169,14 +172,14 @@ def train_task(task: Task, config: RunConfig, folder: Path, resume: bool = False
     return metrics
 
 
-def _print_property(metrics: dict[str, Any], task: Task) -> None:
+def _print_property(metrics: dict[str, Any], task: Task, network: str) -> None:
     unit = metrics["unit"]
     key = next(name for name in metrics if name.startswith("baseline_mean_mae_"))
     suffix = key.removeprefix("baseline_mean_mae_")
     rows = [
         ("mean of the training set", metrics[key]),
         ("dressed atoms (composition only)", metrics[f"baseline_dressed_atom_mae_{suffix}"]),
-        ("this SchNet", metrics["test_mae"]),
+        (f"this {network}", metrics["test_mae"]),
         *((name, values[0]) for name, values in task.published.items()),
     ]
     print(f"\nMAE on {metrics['n_test']:,} test {task.noun}, {unit}:")
@@ -188,7 +191,7 @@ def _print_property(metrics: dict[str, Any], task: Task) -> None:
     )
 
 
-def _print_forces(metrics: dict[str, Any], task: Task) -> None:
+def _print_forces(metrics: dict[str, Any], task: Task, network: str) -> None:
     f, unit = metrics["shown_per_unit"], metrics["unit"]
     base = {
         name.removeprefix("baseline_"): value
@@ -199,7 +202,7 @@ def _print_forces(metrics: dict[str, Any], task: Task) -> None:
     rows = [
         ("mean of the training set, no force", (mean, none)),
         ("dressed atoms, no force", (dressed, none)),
-        ("this SchNet", (f * metrics["test_energy_mae"], f * metrics["test_forces_mae"])),
+        (f"this {network}", (f * metrics["test_energy_mae"], f * metrics["test_forces_mae"])),
         *task.published.items(),
     ]
     print(f"\nMAE on {metrics['n_test']:,} test {task.noun}:")
@@ -232,7 +235,7 @@ def evaluate_task(task: Task, folder: Path, part: str, batch_size: int) -> str:
     on = f"{task.target.name} on {rows.numel():,} {part} {task.noun}"
     if isinstance(model, Ensemble):
         return _evaluate_ensemble(model, task, rows, on, batch_size)
-    assert isinstance(model, SchNet)
+    assert isinstance(model, Network)
     if isinstance(task.target, Properties):
         found = evaluate(model, task.table, rows, batch_size)
         lines = []
