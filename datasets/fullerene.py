@@ -88,7 +88,9 @@ class C20(Trajectories):
                 f"{path} has {len(self)} frames and frames={frames} are asked for: bring its "
                 f"{state_path(path).name} along to extend it, or delete it to make it anew"
             )
-        self._indices = (self._data.idx < frames).nonzero().view(-1).tolist()
+        first = (self._data.idx < frames).nonzero().view(-1).tolist()
+        if len(first) < len(self):
+            self._indices = first
 
     @staticmethod
     def path(

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 PAPER_MAE_KCAL_MOL = {"U0": 0.31}  # NeurIPS 2017, table 1: 110,000 training molecules
 TRAIN = {
-    "qm9": "Train a SchNet on a property of QM9.",
-    "md17": "Train a SchNet on energies and forces of a molecule of MD17.",
-    "iso17": "Train a SchNet on energies and forces of ISO17.",
-    "trajectories": "Train a SchNet on energies and forces of any files that ASE reads.",
-    "mp": "Train a SchNet on a property of crystals, of the Materials Project or your own.",
+    "qm9": "Train a SchNet or a DTNN on a property of QM9.",
+    "md17": "Train a SchNet or a DTNN on energies and forces of a molecule of MD17.",
+    "iso17": "Train a SchNet or a DTNN on energies and forces of ISO17.",
+    "trajectories": "Train a SchNet or a DTNN on energies and forces of any files that ASE reads.",
+    "mp": "Train a SchNet or a DTNN on crystals, of the Materials Project or your own.",
 }
 
 
@@ -83,7 +83,9 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
-    from pyg_schnet.benchmarks.accuracy import command
+    from pyg_schnet.analysis import commands as analyses
+    from pyg_schnet.benchmarks.accuracy import command as accuracy
+    from pyg_schnet.benchmarks.c20 import command as c20
 
     parser = ArgumentParser(prog="pyg-schnet", description="SchNet for PyTorch Geometric.")
     verbs = parser.add_subcommands(dest="verb")
@@ -97,6 +99,9 @@ def _parser() -> "ArgumentParser":
     verbs.add_subcommand("pimd", _pimd_parser())
     datasets = ArgumentParser(description="Data sets.")
     verbs.add_subcommand("datasets", datasets)
+    verbs.add_subcommand("report", _report_parser())
+    analyze = ArgumentParser(description="Look into a model: figures and tables.")
+    verbs.add_subcommand("analyze", analyze)
     benchmark = ArgumentParser(description="Measure.")
     verbs.add_subcommand("benchmark", benchmark)
     # jsonargparse wants the levels added from the top.
@@ -104,9 +109,13 @@ def _parser() -> "ArgumentParser":
     for name in TRAIN:
         sets.add_subcommand(name, _train_parser(name))
     _add_datasets_actions(datasets)
+    kinds = analyze.add_subcommands(dest="what")
+    for name, of_kind in analyses.parsers().items():
+        kinds.add_subcommand(name, of_kind)
     measures = benchmark.add_subcommands(dest="what")
     measures.add_subcommand("speed", _benchmark_speed_parser())
-    measures.add_subcommand("accuracy", command.parser())
+    measures.add_subcommand("accuracy", accuracy.parser())
+    measures.add_subcommand("c20", c20.parser())
     return parser
 
 
@@ -141,7 +150,11 @@ def _predict_parser() -> "ArgumentParser":
 
     predict = ArgumentParser(description="Predict structures of any file that ASE reads.")
     predict.add_argument("file", nargs="+", help="Structures; crystals as CIF, POSCAR or JSON.")
-    predict.add_argument("--model", required=True, help="File, run folder, or name of a model.")
+    predict.add_argument(
+        "--model",
+        required=True,
+        help="File, run folder, or name of a model; qm9 for a table of all properties.",
+    )
     predict.add_argument("--output", type=str | None, help="CSV file; by default the screen.")
     predict.add_argument("--index", default=":", help="Which structures, in ASE's notation.")
     predict.add_argument("--forces", type=bool, default=False, help="Largest force too.")
@@ -262,6 +275,15 @@ def _add_datasets_actions(datasets: "ArgumentParser") -> None:
     actions.add_subcommand("generate", generate)
 
 
+def _report_parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    report = ArgumentParser(description="One page of a finished run, whole in itself.")
+    report.add_argument("run", help="Folder of the run.")
+    report.add_argument("--output", type=str | None, help="By default report.html in the folder.")
+    return report
+
+
 def _benchmark_speed_parser() -> "ArgumentParser":
     from jsonargparse import ArgumentParser
 
@@ -372,7 +394,7 @@ def _qm9(config: Any, folder: Path | None) -> "Task":
     names = [name.strip() for name in config.target.split(",")]
     dataset = QM9(config.root, target=names, raw=config.raw)
     table = make_table(config, dataset)
-    known = PAPER_MAE_KCAL_MOL.get(config.target)
+    known = PAPER_MAE_KCAL_MOL.get(config.target) if config.model == "schnet" else None
     parts = [qm9_property(dataset, name) for name in names]
     return Task(
         f"{config.target} of QM9",
@@ -475,7 +497,10 @@ def _predict(options: "Namespace") -> int:
 
     from pyg_schnet.models import load, read_header
     from pyg_schnet.models.pretrained import find_model
+    from pyg_schnet.simulation import families, predict_structures
 
+    if options.model in families() and not Path(options.model).exists():
+        return _predict_properties(options)
     path = find_model(options.model)
     info = read_header(path)["info"]
     name = f"{info.get('target', 'prediction')} ({info.get('unit', 'unit of the model')})"
@@ -486,7 +511,8 @@ def _predict(options: "Namespace") -> int:
     model, rows = load(path), []
     for file in files:
         try:
-            for row in _predictions(file, model, options.forces, options.index):
+            structures = _structures(file, options.index)
+            for row in predict_structures(structures, model, options.forces):
                 line = [row["index"], row["formula"], f"{row['prediction']:.6f}"]
                 if options.forces:
                     size = np.linalg.norm(np.asarray(row["forces"]), axis=1).max(initial=0.0)
@@ -500,30 +526,95 @@ def _predict(options: "Namespace") -> int:
     if options.output is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows([columns, *rows])
     else:
-        aside = Path(f"{options.output}.part")
-        with aside.open("w", newline="") as out:
-            csv.writer(out, lineterminator="\n").writerows([columns, *rows])
-        aside.replace(options.output)
-        print(f"Wrote {len(rows)} predictions to {options.output}")
+        _write_table(options.output, [columns, *rows])
+    return _left_out(failed, len(files))
+
+
+def _write_table(output: str, rows: list[list[Any]]) -> None:
+    aside = Path(f"{output}.part")
+    with aside.open("w", newline="") as out:
+        csv.writer(out, lineterminator="\n").writerows(rows)
+    aside.replace(output)
+    print(f"Wrote {len(rows) - 1} predictions to {output}")
+
+
+def _left_out(failed: int, files: int) -> int:
+    """Tell of files that could not be predicted, and the exit code."""
     if failed:
-        print(f"pyg-schnet: {failed} of {len(files)} files were left out.", file=sys.stderr)
+        print(f"pyg-schnet: {failed} of {files} files were left out.", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _predictions(file: str, model: Any, forces: bool, index: str) -> Any:
-    """Predictions for a file: of CIFs and pymatgen's JSON by their own reader, else by ASE's."""
-    from pyg_schnet.simulation import predict_file, predict_structures
+def _predict_properties(options: "Namespace") -> int:
+    """Each structure by each model of a family: a table for each on the screen, or one CSV."""
+    from pyg_schnet.datasets.qm9_properties import SCALARS
+    from pyg_schnet.simulation import load_family, predict_properties
 
+    if options.forces:
+        raise ValueError(
+            f"--forces needs one energy model, such as --model {options.model}-U0, not the models "
+            f"of {options.model} together."
+        )
+    order = list(SCALARS)
+    models = load_family(options.model)
+    models = dict(sorted(models.items(), key=lambda m: order.index(m[0]) if m[0] in order else 99))
+    infos: dict[str, Any] = {name: model.info for name, model in models.items()}
+    units = {name: info["unit"] for name, info in infos.items()}
+    known = {name: SCALARS[name].description if name in SCALARS else name for name in models}
+    width = max(map(len, known.values()))
+    columns = ["file", "index", "formula", *(f"{name} ({unit})" for name, unit in units.items())]
+    rows, failed = [columns], 0
+    for file in options.file:
+        try:
+            for row in predict_properties(_structures(file, options.index), models):
+                values = [f"{row[name]:.6f}" for name in models]
+                rows.append([file, str(row["index"]), row["formula"], *values])
+                if options.output is not None:
+                    continue
+                print(f"{file}, structure {row['index']}: {row['formula']}")
+                for name, info in infos.items():
+                    error = info.get("mae")
+                    around = "" if error is None else f"  ± {error:.2g}"
+                    value = f"{row[name]:14.4f} {units[name]}"
+                    print(f"  {name:<6}{known[name]:<{width}}{value:<28}{around}")
+        except (ValueError, FileNotFoundError) as error:
+            if len(options.file) == 1:
+                raise
+            print(f"pyg-schnet: {error}", file=sys.stderr)
+            failed += 1
+    if options.output is not None:
+        _write_table(options.output, rows)
+    return _left_out(failed, len(options.file))
+
+
+def _structures(file: str, index: str) -> Any:
+    """The structures of a file: of CIFs and pymatgen's JSON by their own reader, else by ASE's.
+
+    ``qm9:FOLDER`` stands for the molecules of the data set that is stored there.
+    """
+    from pyg_schnet.simulation import read_file
+
+    if file.startswith("qm9:"):
+        return _molecules_of_qm9(file.removeprefix("qm9:"), index)
     if not {".cif", ".json"} & {suffix.lower() for suffix in Path(file).suffixes}:
-        return predict_file(file, model, forces, index)
+        return read_file(file, index)
     from ase.io.formats import string2index
 
     from pyg_schnet.datasets.crystal_files import read_crystals
 
     chosen = string2index(index)
     crystals = list(read_crystals(file))
-    some = crystals[chosen] if isinstance(chosen, slice) else [crystals[chosen]]
-    return predict_structures(some, model, forces)
+    return crystals[chosen] if isinstance(chosen, slice) else [crystals[chosen]]
+
+
+def _molecules_of_qm9(root: str, index: str) -> list[Any]:
+    from ase.io.formats import string2index
+
+    from pyg_schnet.datasets import QM9
+
+    rows, chosen = QM9(root, target="U0"), string2index(index)
+    picked = range(len(rows))[chosen] if isinstance(chosen, slice) else [chosen]
+    return [rows[row] for row in picked]
 
 
 def _relax(options: "Namespace") -> int:
@@ -639,7 +730,7 @@ def _datasets(options: "Namespace") -> None:
     kind = _dataset(chosen.name)
     if options.action == "info":
         print(inspect.getdoc(kind).partition("\nArgs:")[0])  # type: ignore[union-attr]
-        if chosen.name == "qm9":
+        if chosen.name in ("qm9", "qm7b"):
             print("Properties:")
             for name, known in kind.properties.items():
                 print(f"  {name:<10} {known.unit:<14} {known.description}")
@@ -674,15 +765,34 @@ def _generate(chosen: "Namespace") -> None:
     print(f"Wrote {chosen.frames:,} frames to {written}")
 
 
+def _analyze(options: "Namespace") -> None:
+    from pyg_schnet.analysis import commands
+
+    for path in commands.run(options.what, options[options.what], _structures):
+        print(f"Wrote {path}")
+
+
+def _report(options: "Namespace") -> None:
+    from pyg_schnet.analysis.run_report import write_report
+
+    print(f"Wrote {write_report(options.run, options.output)}")
+
+
 def _benchmark(options: "Namespace") -> None:
-    from pyg_schnet.benchmarks.accuracy import command
+    from pyg_schnet.benchmarks.accuracy import command as accuracy
+    from pyg_schnet.benchmarks.c20 import command as c20
     from pyg_schnet.benchmarks.speed import suite
 
-    if options.what == "accuracy":
-        command.main(options.accuracy)
-        return
-
     chosen = options[options.what]
+    if options.what == "accuracy":
+        accuracy.main(chosen)
+        return
+    if options.what == "c20":
+        try:
+            c20.main(chosen)
+        except RuntimeError as error:  # such as a reference calculation that failed
+            raise ValueError(str(error)) from error
+        return
     suite.run(
         chosen.groups or suite.GROUPS,
         Path(chosen.output) if chosen.output else None,
@@ -696,6 +806,7 @@ _TASKS = {"qm9": _qm9, "md17": _md17, "iso17": _iso17, "trajectories": _trajecto
 
 _DATASETS = {
     "qm9": ("qm9", "QM9"),
+    "qm7b": ("qm7b", "QM7b"),
     "md17": ("md17", "MD17"),
     "iso17": ("iso17", "ISO17"),
     "c20": ("fullerene", "C20"),
@@ -708,6 +819,8 @@ _VERBS: dict[str, Callable[[Any], int | None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "relax": _relax,
+    "analyze": _analyze,
+    "report": _report,
     "vibrations": _vibrations,
     "md": _md,
     "pimd": _pimd,

@@ -334,7 +334,7 @@ def test_both_scenarios_of_iso17_are_trained(tmp_path, capsys, scenario):
 def test_data_sets_of_forces_are_described_prepared_and_made(md17, tmp_path, capsys):
     assert main(["datasets", "list"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["qm9", "md17", "iso17", "c20", "trajectories", "mp"]
+    assert names == ["qm9", "qm7b", "md17", "iso17", "c20", "trajectories", "mp"]
     assert main(["datasets", "info", "md17"]) == 0
     assert "eV/Å" in capsys.readouterr().out
     prepare = ["datasets", "prepare", "md17", f"--root={tmp_path}", f"--raw={md17}"]
