@@ -2,12 +2,15 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 import torch
 import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
 from small_frames import TOTAL, springs, write_md17
 from small_qm9 import write_small_qm9
 
@@ -21,6 +24,7 @@ from pyg_schnet.benchmarks.accuracy.catalogue import (
     load_rows,
     read_row,
 )
+from pyg_schnet.datasets.fullerene import C20
 from pyg_schnet.training.force_tasks import PAPER_MD17
 from pyg_schnet.training.splits import Split
 from pyg_schnet.units import KCAL_PER_MOL
@@ -366,3 +370,20 @@ def test_c20_is_made_into_a_run_with_its_own_frames(tmp_path, monkeypatch):
         runner.make_task(row, runner.config_of(row, 0, {"root": str(tmp_path)}))
     assert asked == {"root": str(tmp_path), "frames": 10_000}
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_first_frames_of_a_longer_trajectory_are_a_data_set_of_their_own(tmp_path):
+    path = C20.path(tmp_path)
+    path.parent.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    frames = []
+    for k in range(30):
+        atoms = ase.Atoms("C20", 2.0 * rng.normal(size=(20, 3)))
+        atoms.calc = SinglePointCalculator(atoms, energy=-float(k), forces=np.zeros((20, 3)))
+        frames.append(atoms)
+    ase.io.write(path, frames)
+    row = load_rows()["c20-t3-f64-rho0.01"]
+    row = replace(row, training={**row.training, "frames": 24, "train_size": 16, "val_size": 4})
+    task = runner.make_task(row, runner.config_of(row, 0, {"root": str(tmp_path)}))
+    assert task.table.y[:, 0].tolist() == [-float(k) for k in range(24)]
+    assert task.split.test.numel() == 4

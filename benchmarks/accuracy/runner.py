@@ -115,6 +115,8 @@ def make_task(row: Row, config: Any, folder: Path | None = None) -> Task:
     from pyg_schnet.training.force_tasks import trajectories_task
 
     dataset = C20(config.root, frames=row.options()["frames"])
+    if dataset._indices is not None:
+        dataset = dataset.copy()  # the first frames of a longer trajectory, as a whole
     config.paths = [str(C20.path(config.root))]
     return trajectories_task(config, dataset, folder)
 

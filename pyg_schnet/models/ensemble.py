@@ -38,6 +38,7 @@ class Ensemble(nn.Module):
         ValueError: If there are fewer than two members.
 
     Example:
+        >>> from pyg_schnet import SchNet
         >>> members = [SchNet(32, 32, 2, 20, 5.0, seed=seed) for seed in range(3)]
         >>> water = Data(z=torch.tensor([8, 1, 1]), pos=torch.rand(3, 3))
         >>> result = Ensemble(members).eval()(water)
