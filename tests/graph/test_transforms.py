@@ -150,6 +150,8 @@ def _is_gone(group, patience=20.0):
 
 def test_an_interrupt_leaves_no_worker_behind():
     script = (
+        # A background job of a shell ignores interrupts, and so would what it starts.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from test_transforms import Slow, crystals; from pyg_schnet.graph import prepare_edges; "
         "prepare_edges(Slow(crystals() * 400), num_workers=2)"
     )
