@@ -211,8 +211,8 @@ def test_an_ensemble_has_a_page_too(tmp_path):
 
 def test_the_paper_is_named_only_where_a_run_repeats_it():
     size = {"n_train": 110_000}
-    known = paper_errors({"target": "gap,mu,A"}, size)
-    assert known == {"gap": (63.0, "meV"), "mu": (0.033, "D")}
+    known = paper_errors({"target": "homo,mu,A"}, size)
+    assert known == {"homo": (41.0, "meV"), "mu": (0.033, "D")}
     assert paper_errors({"target": "U0"}, {"n_train": 10_000}) == {}
     crystals = {"target": "formation_energy_per_atom", "isolated": "drop", "raw": None}
     assert paper_errors(crystals, {"n_train": 3000}) == {
