@@ -16,7 +16,8 @@ from small_frames import springs, write_md17
 from small_qm9 import write_small_qm9
 
 from pyg_schnet import Potential, SchNet, cli, load, save
-from pyg_schnet.cli import main, qm9_property
+from pyg_schnet.cli import main
+from pyg_schnet.cli.tasks import qm9_property
 from pyg_schnet.datasets import QM9
 from pyg_schnet.simulation import atoms_to_data, predict_file
 
@@ -352,7 +353,8 @@ def test_an_interrupt_ends_with_a_sentence(monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli._VERBS, "datasets", interrupted)
+    verb = cli._VERBS["datasets"]._replace(run=interrupted)
+    monkeypatch.setitem(cli._VERBS, "datasets", verb)
     assert main(["datasets", "list"]) == 130
     assert capsys.readouterr().err == "pyg-schnet: interrupted.\n"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pyg_schnet.cli import _parser, _with_paths_joined, _with_underscores
+from pyg_schnet.cli import parser
+from pyg_schnet.cli.arguments import with_paths_joined, with_underscores
 
 TEXT = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -30,7 +31,7 @@ def commands():
 def test_the_commands_of_the_readme_are_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "options.yaml").write_text("lr: 0.001\n")
-    options = _parser().parse_args(_with_paths_joined(_with_underscores(line.split())))
+    options = parser().parse_args(with_paths_joined(with_underscores(line.split())))
     assert options.verb == line.split()[0]
 
 

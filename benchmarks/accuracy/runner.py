@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 
-from pyg_schnet import cli
 from pyg_schnet.benchmarks.accuracy import composition, results
 from pyg_schnet.benchmarks.accuracy.catalogue import (
     CLOSED_FORM,
@@ -21,6 +20,7 @@ from pyg_schnet.benchmarks.accuracy.catalogue import (
     find_rows,
     load_rows,
 )
+from pyg_schnet.cli.tasks import TASKS
 from pyg_schnet.models import load
 from pyg_schnet.models.networks import Network
 from pyg_schnet.training.config import RunConfig
@@ -110,7 +110,7 @@ def make_task(row: Row, config: Any, folder: Path | None = None) -> Task:
         folder: Of an earlier run whose split is used again, or None.
     """
     if row.set != "c20":
-        return cli._TASKS[row.set](config, folder)
+        return TASKS[row.set](config, folder)
     from pyg_schnet.datasets.fullerene import C20
     from pyg_schnet.training.force_tasks import trajectories_task
 

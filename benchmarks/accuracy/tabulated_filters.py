@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from pyg_schnet.cli import qm9_property
+from pyg_schnet.cli.tasks import qm9_property
 from pyg_schnet.datasets import QM9
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.config import TrainingConfig

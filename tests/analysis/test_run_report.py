@@ -226,7 +226,7 @@ def test_the_paper_is_named_only_where_a_run_repeats_it():
 
 
 def test_citations_and_constants_are_those_known_elsewhere():
-    from pyg_schnet.cli import PAPER_MAE_KCAL_MOL
+    from pyg_schnet.cli.tasks import PAPER_MAE_KCAL_MOL
     from pyg_schnet.training.crystal_tasks import PAPER_MP
     from pyg_schnet.training.force_tasks import PAPER_MD17
 
