@@ -7,8 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.graph.vectors import shift_vectors
+from pyg_schnet.models.atomistic import AtomisticModel
 from pyg_schnet.models.inputs import checked_batch, count_graphs
 from pyg_schnet.nn.basis import GaussianSmearing
 from pyg_schnet.nn.cutoff import checked_cutoff
@@ -16,12 +15,11 @@ from pyg_schnet.nn.fading import FractionalAtoms
 from pyg_schnet.nn.head import MAX_ATOMIC_NUMBER
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.nn.tensor_interaction import TensorInteraction
-from pyg_schnet.ops import Graph, edge_difference
 
 FIRST_CENTRE = -1.0  # Å, of the Gaussians in the paper
 
 
-class DTNN(nn.Module):
+class DTNN(AtomisticModel):
     r"""Deep tensor neural network, SchNet's predecessor, with the call of :class:`SchNet`.
 
     .. math::
@@ -83,6 +81,8 @@ class DTNN(nn.Module):
         DTNN(hidden_channels=30, num_factors=60, num_interactions=2, num_gaussians=56, cutoff=10.0)
     """
 
+    readout: Atomwise
+
     def __init__(
         self,
         hidden_channels: int = 30,
@@ -126,6 +126,7 @@ class DTNN(nn.Module):
         self.num_interactions = num_interactions
         self.num_gaussians = num_gaussians
         self.cutoff = cutoff
+        self.interaction_graph = None
         self.max_num_neighbors = max_num_neighbors
         self.tied = tied
         self.activation = activation
@@ -233,78 +234,6 @@ class DTNN(nn.Module):
         for _ in range(self.num_interactions):
             x = x + layers[0].interact(x, graph, distance, factors, presence)
         return x
-
-    def _graph(
-        self,
-        pos: Tensor,
-        batch: Tensor,
-        edge_index: Tensor | None,
-        cell: Tensor | None,
-        cell_shift: Tensor | None,
-        pbc: Tensor | None,
-        undirected: bool = False,
-    ) -> tuple[Graph, Tensor]:
-        """The sorted edges and their lengths (E,), Å."""
-        if edge_index is None:
-            if torch.compiler.is_compiling():
-                raise ValueError(
-                    "Under torch.compile edge_index must be given, got None; find the edges with "
-                    "pyg_schnet.graph.neighbor_edges outside."
-                )
-            all_pairs = self.cutoff_fn == "none" and cell is None
-            edge_index, cell_shift = neighbor_edges(
-                pos,
-                None if all_pairs else self.cutoff,
-                batch=batch,
-                cell=cell,
-                pbc=pbc,
-                max_num_neighbors=self.max_num_neighbors,
-            )
-        graph = Graph.of(
-            edge_index,
-            pos.size(0),
-            dtype=pos.dtype,
-            backend=self.backend,
-            undirected=undirected,
-        )
-        vectors = edge_difference(pos, graph)  # [E, 3]
-        if cell is not None:
-            vectors = vectors + shift_vectors(edge_index, cell, cell_shift, batch, pos.dtype)
-        return graph, torch.linalg.vector_norm(vectors, dim=-1)
-
-    def edges(
-        self,
-        pos: Tensor,
-        batch: Tensor,
-        edge_index: Tensor | None = None,
-        cell: Tensor | None = None,
-        cell_shift: Tensor | None = None,
-        pbc: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The edges (2, E) and their lengths (E,), Å; found where they are not given."""
-        graph, distance = self._graph(pos, batch, edge_index, cell, cell_shift, pbc)
-        return graph.edge_index, distance
-
-    def atomwise(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        batch: Tensor | None = None,
-        edge_index: Tensor | None = None,
-        cell: Tensor | None = None,
-        cell_shift: Tensor | None = None,
-        pbc: Tensor | None = None,
-        *,
-        fractional: FractionalAtoms | None = None,
-    ) -> Tensor:
-        """Contributions of the atoms, (N, out_channels).
-
-        Arguments as :meth:`forward`. Sums (or means) of them are its result.
-        """
-        x = self.features(z, pos, batch, edge_index, cell, cell_shift, pbc, fractional=fractional)
-        if fractional is None:
-            return self.readout.contributions(x, z.long()).to(x.dtype)
-        return fractional.contributions(self.readout, x, z.long()).to(x.dtype)
 
     def forward(
         self,

@@ -1,14 +1,14 @@
 """SchNet: embedding, interaction blocks, readout."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from pyg_schnet.graph import neighbor_edges
-from pyg_schnet.graph.vectors import edge_vectors, shift_vectors
+from pyg_schnet.graph.vectors import edge_vectors
+from pyg_schnet.models.atomistic import AtomisticModel, InteractionGraph
 from pyg_schnet.models.heads import build_head, head_name
 from pyg_schnet.models.inputs import checked_batch, count_graphs
 from pyg_schnet.models.presets import PRESETS
@@ -24,12 +24,10 @@ from pyg_schnet.nn.polarizability import Polarizability
 from pyg_schnet.nn.readout import MAX_ATOMIC_NUMBER, Atomwise, pool
 from pyg_schnet.nn.spatial_extent import SpatialExtent
 from pyg_schnet.nn.tabulated import EdgeFilters, FilterTable
-from pyg_schnet.ops import Graph, edge_difference
-
-InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+from pyg_schnet.ops import Graph
 
 
-class SchNet(nn.Module):
+class SchNet(AtomisticModel):
     r"""SchNet, a drop-in for ``torch_geometric.nn.SchNet`` that can be all three SchNets.
 
     .. math::
@@ -357,94 +355,6 @@ class SchNet(nn.Module):
             return self.cutoff
         width = float((2 * self.distance_expansion.gamma).rsqrt())
         return self.cutoff + 7.0 * width
-
-    def _graph(
-        self,
-        pos: Tensor,
-        batch: Tensor,
-        edge_index: Tensor | None,
-        cell: Tensor | None,
-        cell_shift: Tensor | None,
-        pbc: Tensor | None,
-        undirected: bool = False,
-    ) -> tuple[Graph, Tensor]:
-        """The sorted edges and their lengths (E,), Å."""
-        given = None
-        if edge_index is None and self.interaction_graph is not None:
-            edge_index, given = self.interaction_graph(pos, batch)
-        elif edge_index is None:
-            edge_index, cell_shift = self._search(pos, batch, cell, pbc)
-        graph = Graph.of(
-            edge_index,
-            pos.size(0),
-            dtype=pos.dtype,
-            backend=self.backend,
-            undirected=undirected and given is None,
-        )
-        if given is not None:
-            return graph, given
-        vectors = edge_difference(pos, graph)  # [E, 3]
-        if cell is not None:
-            vectors = vectors + shift_vectors(edge_index, cell, cell_shift, batch, pos.dtype)
-        return graph, torch.linalg.vector_norm(vectors, dim=-1)
-
-    def _search(
-        self, pos: Tensor, batch: Tensor, cell: Tensor | None, pbc: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Edges (2, E) by the built-in search, and their shifts."""
-        if torch.compiler.is_compiling():
-            raise ValueError(
-                "Under torch.compile edge_index must be given, got None; find the edges with "
-                "pyg_schnet.graph.neighbor_edges outside."
-            )
-        all_pairs = self.cutoff_fn == "none" and cell is None
-        return neighbor_edges(
-            pos,
-            None if all_pairs else self.cutoff,
-            batch=batch,
-            cell=cell,
-            pbc=pbc,
-            max_num_neighbors=self.max_num_neighbors,
-        )
-
-    def edges(
-        self,
-        pos: Tensor,
-        batch: Tensor,
-        edge_index: Tensor | None = None,
-        cell: Tensor | None = None,
-        cell_shift: Tensor | None = None,
-        pbc: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The edges (2, E) and their lengths (E,), Å; found where they are not given."""
-        graph, distance = self._graph(pos, batch, edge_index, cell, cell_shift, pbc)
-        return graph.edge_index, distance
-
-    def atomwise(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        batch: Tensor | None = None,
-        edge_index: Tensor | None = None,
-        cell: Tensor | None = None,
-        cell_shift: Tensor | None = None,
-        pbc: Tensor | None = None,
-        *,
-        fractional: FractionalAtoms | None = None,
-    ) -> Tensor:
-        """Contributions of the atoms, (N, 1): energies, or what the head makes of features.
-
-        Arguments as :meth:`forward`. Sums (or means) of them are its result where the head is
-        atomwise; of others see ``contributions`` there, such as the charges of a dipole.
-
-        Raises:
-            ValueError: If the head has none.
-        """
-        rest = (edge_index, cell, cell_shift, pbc)
-        x = self.features(z, pos, batch, *rest, fractional=fractional)
-        if fractional is None:
-            return self.readout.contributions(x, z.long()).to(x.dtype)
-        return fractional.contributions(self.readout, x, z.long()).to(x.dtype)
 
     def forward(
         self,
