@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -303,6 +304,37 @@ def test_enn_s2s_learns_and_tests_the_weights_that_validation_prefers():
     assert (idle["stopped"], idle["steps"], idle["best_step"]) == ("patience", 30, 10)
     timed = TrainingConfig(**options | {"max_time": "0.01s", "gradient_clip": 1.0, "loss": "mae"})
     assert enn_s2s.run(task, timed)["stopped"] == "max_time"
+
+
+@needs("rdkit")
+def test_an_interrupted_enn_s2s_goes_on_where_it_was(tmp_path, monkeypatch):
+    task = task_of(small_table())
+    options = {"hidden_channels": 8, "num_filters": 8, "num_interactions": 1, "val_every": 10}
+    config = TrainingConfig(**options, max_steps=40, batch_size=10, ema=0.9)
+    whole = enn_s2s.run(task, config)
+    state, validate = tmp_path / "runs" / "seed0.ckpt", enn_s2s._Training._validate
+
+    def interrupted(self, step):
+        if step == 30:
+            raise KeyboardInterrupt
+        return validate(self, step)
+
+    monkeypatch.setattr(enn_s2s._Training, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        enn_s2s.run(task, config, state)
+    assert [path.name for path in state.parent.iterdir()] == ["seed0.ckpt"]
+    with pytest.raises(ValueError, match="of a run with other options; remove it"):
+        enn_s2s.run(task, replace(config, lr=0.1), state)
+    monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(
+        enn_s2s._Training,
+        "_validate",
+        lambda self, step: steps.append(step) or validate(self, step),
+    )
+    again = enn_s2s.run(task, config, state)
+    assert steps == [30, 40] and not state.exists()
+    assert again["test_mae"] == whole["test_mae"] and again["val_mae"] == whole["val_mae"]
 
 
 def frames_task(count=60, train=30, val=10):

@@ -11,8 +11,10 @@ where a network makes the matrix :math:`A` of each edge from the type of its bon
 """
 
 import copy
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,18 +142,20 @@ class Graphs:
         return x, batch.edge_index, edge_attr, batch.batch, batch.num_graphs
 
 
-def run(task: Task, config: TrainingConfig) -> dict[str, Any]:
+def run(task: Task, config: TrainingConfig, state: str | Path | None = None) -> dict[str, Any]:
     """Train within the limits of a run, keep the weights that validation prefers, and test.
 
     Of the options of a run, ``hidden_channels`` is the size of states, ``num_filters`` the hidden
     width of the network of the matrices, ``num_interactions`` the number of passes, T; others mean
     what they mean for a SchNet, whose split, batches, schedule and moving average these are. What
     is learned is the property less what dressed atoms say, in units of its spread. Finding bonds is
-    not counted as time of training; an interrupted run is begun anew.
+    not counted as time of training.
 
     Args:
         task: A property of neutral molecules.
         config: Options of the run.
+        state: File to which the run is written at each validation, and from which an interrupted
+            one with the same options goes on; it is removed in the end. None keeps nothing.
 
     Returns:
         As metrics.json of a run; ``guessed_bonds`` is the number of molecules without bond orders.
@@ -165,7 +169,7 @@ def run(task: Task, config: TrainingConfig) -> dict[str, Any]:
     target, task = task.target, only_used(task)
     graphs = Graphs(bonds.chemistry(task.table), task.table.z.unique(), task.table.ptr)
     training = _Training(task, config, graphs)
-    found = training.run()
+    found = training.run(None if state is None else Path(state))
     test = task.split.test
     errors = Evaluation(task.table.y[test, 0], training.predict(test))
     factor = target.shown_per_unit
@@ -177,6 +181,20 @@ def run(task: Task, config: TrainingConfig) -> dict[str, Any]:
         "guessed_bonds": graphs.known.guessed,
         **{f"n_{part}": getattr(task.split, part).numel() for part in ("train", "val", "test")},
     }
+
+
+@dataclass
+class _Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = float("inf")
+    best_step: int = 0
+    since: int = 0
+    """Validations since the best one."""
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """Of the average, when it was best."""
 
 
 class _Training:
@@ -210,7 +228,7 @@ class _Training:
         out = [self.average(*self.graphs.inputs(batch)).double() for batch in batches]
         return torch.cat(out) * self.spread + self.known[rows]
 
-    def run(self) -> dict[str, Any]:
+    def run(self, state: Path | None) -> dict[str, Any]:
         """Train; how far it went, and the error of validation, in the shown unit."""
         config, split = self.config, self.task.split
         limit = seconds(config.max_time)
@@ -224,15 +242,15 @@ class _Training:
             config.max_steps,
             limit,
         )
-        loader = EpochlessLoader(
-            self.task.table, split.train, config.batch_size, self.cutoff, config.seed
-        )
         optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
-        begun, step, stopped, since = time.monotonic(), 0, "", 0
-        best, best_step, weights = np.inf, 0, copy.deepcopy(self.average.state_dict())
+        at = self._go_on(state, optimizer)
+        loader = EpochlessLoader(
+            self.task.table, split.train, config.batch_size, self.cutoff, config.seed, at.step
+        )
+        before, begun, stopped = at.seconds, time.monotonic(), ""
         for batch in loader:
             for group in optimizer.param_groups:
-                group["lr"] = schedule.at(step, time.monotonic() - begun)
+                group["lr"] = schedule.at(at.step, before + time.monotonic() - begun)
             optimizer.zero_grad()
             error = self.model(*self.graphs.inputs(batch)) - self.wanted[batch.rows]
             loss = error.square().mean() if config.loss == "mse" else error.abs().mean()
@@ -240,32 +258,64 @@ class _Training:
             if config.gradient_clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
             optimizer.step()
-            step += 1
+            at.step += 1
             self.average.update_parameters(self.model)
-            if limit is not None and time.monotonic() - begun >= limit:
+            at.seconds = before + time.monotonic() - begun
+            if limit is not None and at.seconds >= limit:
                 stopped = "max_time"
-            elif step >= config.max_steps:
+            elif at.step >= config.max_steps:
                 stopped = "max_steps"
-            if step % config.val_every == 0 or stopped:
-                found = self._validate(step)
-                since += 1
-                if found < best:
-                    best, best_step, since = found, step, 0
-                    weights = copy.deepcopy(self.average.state_dict())
-                if since >= config.patience and not stopped:
+            if at.step % config.val_every == 0 or stopped:
+                found = self._validate(at.step)
+                at.since += 1
+                if found < at.best:
+                    at.best, at.best_step, at.since = found, at.step, 0
+                    at.weights = copy.deepcopy(self.average.state_dict())
+                if at.since >= config.patience and not stopped:
                     stopped = "patience"
+                self._keep(state, optimizer, at)
             if stopped:
                 break
-        taken = time.monotonic() - begun
-        self.average.load_state_dict(weights)
+        self.average.load_state_dict(at.weights)
+        if state is not None:
+            state.unlink(missing_ok=True)
         return {
-            "val_mae": best,
-            "best_step": best_step,
-            "steps": step,
-            "seconds": round(taken, 1),
+            "val_mae": at.best,
+            "best_step": at.best_step,
+            "steps": at.step,
+            "seconds": round(at.seconds, 1),
             "stopped": stopped,
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
+
+    def _keep(self, path: Path | None, optimizer: torch.optim.Adam, at: _Progress) -> None:
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.part")
+        state = {
+            "config": asdict(self.config),
+            "at": asdict(at),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        torch.save(state, aside)
+        os.replace(aside, path)
+
+    def _go_on(self, path: Path | None, optimizer: torch.optim.Adam) -> _Progress:
+        """What an interrupted run had reached; the beginning where there is none."""
+        if path is None or not path.is_file():
+            return _Progress()
+        state = torch.load(path, weights_only=True)
+        if state["config"] != asdict(self.config):
+            raise ValueError(
+                f"{path} is of a run with other options; remove it, or give those again."
+            )
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        return _Progress(**state["at"])
 
     def _validate(self, step: int) -> float:
         assert isinstance(self.task.target, Property)

@@ -194,7 +194,9 @@ def metrics_of(
     config = config_of(row, seed, overrides)
     if row.predictor != "schnet":
         print(f"{row.name}, seed {seed}: {row.predictor}", flush=True)
-        return _baseline(row.predictor, _cut(make_task(row, config), size), config, runs)
+        task = _cut(make_task(row, config), size)
+        state = runs / f"{row.name}{'' if size is None else f'-of-{size}'}" / f"seed{seed}.ckpt"
+        return _baseline(row.predictor, task, config, runs, state)
     if row.model_of is None:
         name = row.name if size is None or size == config.train_size else f"{row.name}-of-{size}"
         return _train(row, config, runs / name / f"seed{seed}", overwrite, size)
@@ -264,7 +266,7 @@ def _judge(task: Task, config: RunConfig, folder: Path) -> dict[str, Any]:
     return metrics | {"n_test": task.split.test.numel()}
 
 
-def _baseline(name: str, task: Task, config: Any, runs: Path) -> dict[str, Any]:
+def _baseline(name: str, task: Task, config: Any, runs: Path, state: Path) -> dict[str, Any]:
     """What metrics.json would hold of what is no network of this package."""
     if name in CONSTANT:
         return composition.run(task, name)
@@ -278,7 +280,7 @@ def _baseline(name: str, task: Task, config: Any, runs: Path) -> dict[str, Any]:
         return gdml.run(task, name)
     from pyg_schnet.benchmarks.accuracy import enn_s2s
 
-    return enn_s2s.run(task, config)
+    return enn_s2s.run(task, config, state)
 
 
 def _counting(options: Mapping[str, Any]) -> dict[str, Any]:

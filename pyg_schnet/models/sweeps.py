@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch_geometric.data import Batch
 
-from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import shift_vectors
 from pyg_schnet.models.inputs import checked_batch, volumes
 from pyg_schnet.models.schnet import SchNet
@@ -394,15 +393,7 @@ def _options(
     batch = checked_batch(z, pos, batch, dtype)
     z = z.long()
     if edge_index is None:
-        all_pairs = model.cutoff_fn == "none" and cell is None
-        edge_index, cell_shift = neighbor_edges(
-            pos,
-            None if all_pairs else model.cutoff,
-            batch=batch,
-            cell=cell,
-            pbc=pbc,
-            max_num_neighbors=model.max_num_neighbors,
-        )
+        edge_index, cell_shift = model._search(pos, batch, cell, pbc)
     graph = _graph(edge_index.long(), pos, model.backend, undirected=cell is None)
     shift = None
     if cell is not None:
