@@ -149,7 +149,8 @@ class Potential(nn.Module):
 
     def _swept(self, data: Data, num_graphs: int) -> dict[str, Tensor] | None:
         """The result with gradients of the parameters by compiled sweeps, where they can serve."""
-        from pyg_schnet.models.sweeps import applies, energy_and_forces
+        from pyg_schnet.models.sweep_rules import applies
+        from pyg_schnet.models.sweeps import energy_and_forces
 
         if not applies(self.model, data.pos, data.get("cell"), num_graphs):
             return None

@@ -403,12 +403,8 @@ class SchNet(AtomisticModel):
             out = fractional.total(self.readout, x, z.long(), batch, num_graphs)
             return out.to(x.dtype if dtype is None else dtype)
         if not torch.compiler.is_compiling():
-            from pyg_schnet.models.sweeps import (
-                applies,
-                applies_to_atoms,
-                learned_by_atoms,
-                learned_energies,
-            )
+            from pyg_schnet.models.sweep_rules import applies, applies_to_atoms
+            from pyg_schnet.models.sweeps import learned_by_atoms, learned_energies
 
             if applies(self, pos, cell, num_graphs):
                 rest = (batch, edge_index, cell, cell_shift, pbc)

@@ -9,7 +9,8 @@ from torch_geometric.data import Batch
 
 from pyg_schnet.models import Potential, SchNet
 from pyg_schnet.models.networks import Network
-from pyg_schnet.models.sweeps import applies, energy_and_forces
+from pyg_schnet.models.sweep_rules import applies
+from pyg_schnet.models.sweeps import energy_and_forces
 from pyg_schnet.nn.readout import Atomwise
 from pyg_schnet.training.batches import MoleculeTable, model_inputs
 from pyg_schnet.training.evaluation import fit_constant
@@ -45,8 +46,8 @@ class ForceTraining(PropertyTraining):
     validation (:meth:`fit_constant`).
 
     Energies are compared in float64 with all their constants: 1e-5 eV count in the -17,600 eV of
-    aspirin. Where :func:`pyg_schnet.models.sweeps.applies`, gradients come from compiled sweeps,
-    else from autograd through autograd.
+    aspirin. Where :func:`pyg_schnet.models.sweep_rules.applies`, gradients come from compiled
+    sweeps, else from autograd through autograd.
 
     Args:
         model: The network, with its constants set.

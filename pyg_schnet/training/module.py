@@ -11,7 +11,8 @@ from torch_geometric.data import Batch
 
 from pyg_schnet.models import SchNet
 from pyg_schnet.models.networks import Network
-from pyg_schnet.models.sweeps import applies, learned_energies
+from pyg_schnet.models.sweep_rules import applies
+from pyg_schnet.models.sweeps import learned_energies
 from pyg_schnet.nn.readout import Atomwise, pool
 from pyg_schnet.nn.tabulated import FilterTable
 from pyg_schnet.training.batches import model_inputs

@@ -15,7 +15,7 @@ from torch_geometric.data import Batch, Data
 from pyg_schnet import Potential, SchNet
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.models.frozen import FrozenPotential
-from pyg_schnet.models.sweeps import applies, by_autograd
+from pyg_schnet.models.sweep_rules import applies, by_autograd
 
 pytest.importorskip("numba")
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet import SchNet
-from pyg_schnet.models import sweeps
+from pyg_schnet.models import sweep_rules
 from pyg_schnet.models.potential import _strained
-from pyg_schnet.models.sweeps import applies, energy_and_forces
+from pyg_schnet.models.sweep_rules import applies
+from pyg_schnet.models.sweeps import energy_and_forces
 
 pytest.importorskip("numba")
 
@@ -226,7 +227,7 @@ def second_derivative(loss, net):
 def test_differentiated_twice_they_are_left_to_autograd():
     net, data = model(), molecules()
     found = second_derivative(loss_of(by_tangents(net, data)), net)
-    with sweeps.by_autograd():
+    with sweep_rules.by_autograd():
         wanted = second_derivative(loss_of(twice_differentiated(net, data)), net)
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -236,9 +237,9 @@ def test_energies_alone_are_those_of_autograd_with_their_gradients(dtype):
     net, data = model(dtype=dtype), molecules(dtype)
     tolerance = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {}
     call = (data.z, data.pos, data.batch)
-    assert sweeps.applies(net, data.pos)
+    assert sweep_rules.applies(net, data.pos)
     found = net(*call, num_graphs=data.num_graphs)
-    with sweeps.by_autograd():
+    with sweep_rules.by_autograd():
         wanted = net(*call, num_graphs=data.num_graphs)
     torch.testing.assert_close(found, wanted, **tolerance)
     weights = torch.linspace(1, 2, data.num_graphs, dtype=dtype).view(-1, 1)
@@ -258,7 +259,7 @@ def test_energies_alone_can_be_differentiated_twice():
         return net(data.z, data.pos, data.batch, num_graphs=data.num_graphs).square().sum()
 
     found = second_derivative(energy(), net)
-    with sweeps.by_autograd():
+    with sweep_rules.by_autograd():
         wanted = second_derivative(energy(), net)
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -272,7 +273,7 @@ def test_energies_without_gradients_are_those_of_the_layers(mode, crystal):
             given = {name: each.get(name) for name in NAMES}
             assert applies(net, each.pos, each.get("cell"), each.num_graphs)
             found = net(each.z, each.pos, **given, num_graphs=each.num_graphs)
-            with sweeps.by_autograd():
+            with sweep_rules.by_autograd():
                 want = net(each.z, each.pos, **given, num_graphs=each.num_graphs)
             torch.testing.assert_close(found, want, rtol=1e-11, atol=1e-11)
             assert not found.requires_grad
@@ -293,7 +294,7 @@ def test_without_gradients_the_grid_follows_the_filters():
 
 def test_without_gradients_large_structures_are_left_to_the_layers(monkeypatch):
     net, data = model(), molecules()
-    monkeypatch.setattr(sweeps, "_RECORD", 1000)
+    monkeypatch.setattr(sweep_rules, "_RECORD", 1000)
     assert applies(net, data.pos, num_graphs=data.num_graphs)
     with torch.no_grad():
         assert not applies(net, data.pos, num_graphs=data.num_graphs)
@@ -379,6 +380,6 @@ def test_left_to_autograd_where_more_is_asked_for(monkeypatch):
     assert not applies(nn.Linear(3, 3), pos)
     with torch.autocast("cpu"):
         assert not applies(net, pos)
-    monkeypatch.setattr(sweeps, "_LARGE", 1)
+    monkeypatch.setattr(sweep_rules, "_LARGE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     assert not applies(net, pos, num_graphs=1) and applies(net, pos, num_graphs=32)

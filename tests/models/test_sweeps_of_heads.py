@@ -7,7 +7,8 @@ from torch.testing import assert_close
 from torch_geometric.data import Batch
 
 from pyg_schnet import SchNet
-from pyg_schnet.models.sweeps import applies, applies_to_atoms, by_autograd, learned_by_atoms
+from pyg_schnet.models.sweep_rules import applies, applies_to_atoms, by_autograd
+from pyg_schnet.models.sweeps import learned_by_atoms
 
 HEADS = {
     "dipole": {"head": "dipole"},

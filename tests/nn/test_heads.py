@@ -23,7 +23,7 @@ from torch_geometric.nn.aggr import Set2Set
 from pyg_schnet import SchNet, load, save
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.models import read_header
-from pyg_schnet.models.sweeps import applies
+from pyg_schnet.models.sweep_rules import applies
 from pyg_schnet.nn import (
     Atomwise,
     Dipole,

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from pyg_schnet import SchNet
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.interop import to_pyg
-from pyg_schnet.models.sweeps import by_autograd
+from pyg_schnet.models.sweep_rules import by_autograd
 from pyg_schnet.nn import FilterNetwork, GaussianSmearing
 from pyg_schnet.nn import tabulated as module
 from pyg_schnet.nn.tabulated import TOLERANCE, FilterTable, fixed_filters

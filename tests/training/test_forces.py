@@ -13,7 +13,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from pyg_schnet import Potential, SchNet, load
 from pyg_schnet.analysis import plot_run, read_log
 from pyg_schnet.datasets import MD17
-from pyg_schnet.models.sweeps import applies, by_autograd
+from pyg_schnet.models.sweep_rules import applies, by_autograd
 from pyg_schnet.training.batches import MoleculeTable
 from pyg_schnet.training.evaluation import evaluate, evaluate_forces, fit_constant
 from pyg_schnet.training.force_config import MD17Config
