@@ -156,7 +156,11 @@ def draw(record: Record, output: Path) -> Path:
         xlabel="training structures",
         ylabel=f"MAE ({record['unit']})",
     )
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    # The last size, all there is, may lie too close to the one before it for two numbers.
+    shown = [
+        s for s, more in zip(sizes, [*sizes[1:], None], strict=True) if not more or more > 1.4 * s
+    ]
+    ax.set_xticks(shown, [f"{size:,}" for size in shown])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_minor_formatter(NullFormatter())
