@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/qm9-u0-8min
 
-.PHONY: help install train test lint extensions clean
+.PHONY: help install train test test-all lint extensions clean
 
 help:
 	@echo "make train       install into $(VENV), get QM9, train 8 minutes, evaluate, plot"
 	@echo "make test        install into $(VENV), run the tests with coverage"
+	@echo "make test-all    the long tests too"
 	@echo "make lint        ruff and mypy"
 	@echo "make extensions  build torch-scatter and torch-cluster (15 minutes; optional)"
 
@@ -24,10 +25,15 @@ train: install
 	$(BIN)/pyg-schnet train qm9 --config pyg_schnet/training/configs/qm9_u0_8min.yaml \
 		--output $(RUN) --overwrite true
 
+TESTS := -n auto --dist worksteal --doctest-modules --doctest-glob="docs/*.md" \
+	--cov --cov-report=term:skip-covered --cov-fail-under=90 \
+	--pyargs pyg_schnet pyg_schnet.datasets tests docs
+
 test: install
-	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 \
-		--doctest-modules --doctest-glob="docs/*.md" \
-		--pyargs pyg_schnet pyg_schnet.datasets tests docs
+	$(BIN)/python -m pytest -m "not long" $(TESTS)
+
+test-all: install
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
