@@ -172,8 +172,8 @@ class DTNN(AtomisticModel):
             mean=mean,
             std=std,
             atomref=atomref,
+            activation="tanh",
         )
-        self.readout.register_module("act", nn.Tanh())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -159,6 +159,11 @@ def check_model(model: nn.Module) -> SchNet:
         raise ValueError(
             "A frozen potential needs an energy model, but this one predicts something else."
         )
+    if type(model.readout.act) is not ShiftedSoftplus:
+        raise ValueError(
+            "A frozen potential needs the shifted softplus in the head, but this model has "
+            f"{model.readout.act!r}."
+        )
     if model.interaction_graph is not None:
         raise ValueError(
             "A model with an interaction_graph cannot be frozen; set model.interaction_graph = "

@@ -44,9 +44,10 @@ class Dipole(Head):
         neutral: Shift the charges so that they add up to the total charge Q, zero if not given.
         unit: Of the result: "D" (Debye) or "e·Å", and charges are in e; None leaves the unit to
             the targets, and charges are in that unit per Å, as in PyG.
+        activation: "ssp", "silu" or "tanh".
 
     Raises:
-        ValueError: If ``unit`` is unknown.
+        ValueError: If ``unit`` or ``activation`` is unknown.
 
     Example:
         >>> head = Dipole(64)
@@ -66,10 +67,11 @@ class Dipole(Head):
         magnitude: bool = True,
         neutral: bool = False,
         unit: str | None = None,
+        activation: str = "ssp",
     ) -> None:
         if unit not in UNITS:
             raise ValueError(f"unit must be 'D', 'e·Å' or None, got {unit!r}.")
-        super().__init__(in_channels, 1, hidden_channels)
+        super().__init__(in_channels, 1, hidden_channels, activation)
         self.magnitude = magnitude
         self.neutral = neutral
         self.unit = unit

@@ -11,6 +11,13 @@ from pyg_schnet.nn.precision import Float64Buffers
 
 MAX_ATOMIC_NUMBER = 99
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "ssp": ShiftedSoftplus,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Of the hidden layer: SchNet's, SchNetPack's own, and DTNN's."""
+
 
 def reset_dense(layer: nn.Module) -> None:
     """Xavier-uniform weights and a zero bias."""
@@ -29,6 +36,10 @@ class Head(Float64Buffers):
         in_channels: Features of an atom.
         out_channels: Numbers per atom.
         hidden_channels: Width of the hidden layer; None takes ``in_channels // 2``.
+        activation: "ssp", or "silu" or "tanh" in its place.
+
+    Raises:
+        ValueError: If ``activation`` is unknown.
 
     Attributes:
         uses_positions: Whether ``forward`` takes ``pos`` after ``num_graphs``.
@@ -41,12 +52,19 @@ class Head(Float64Buffers):
     scale: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int = 1, hidden_channels: int | None = None
+        self,
+        in_channels: int,
+        out_channels: int = 1,
+        hidden_channels: int | None = None,
+        activation: str = "ssp",
     ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            known = ", ".join(repr(name) for name in ACTIVATIONS)
+            raise ValueError(f"activation must be one of {known}, got {activation!r}.")
         hidden = in_channels // 2 if hidden_channels is None else hidden_channels
         self.lin1 = Dense(in_channels, hidden)
-        self.act = ShiftedSoftplus()
+        self.act = ACTIVATIONS[activation]()
         self.lin2 = nn.Linear(hidden, out_channels)
         self.register_buffer("scale", torch.tensor(1.0, dtype=torch.float64))
 
@@ -83,6 +101,7 @@ class AtomicValues(Head):
         mean: :math:`\mu`; a number, or one per channel.
         std: :math:`\sigma`; a number, or one per channel.
         atomref: :math:`e_0`, (100, out_channels) or (100,).
+        activation: In place of the ssp: "silu" or "tanh".
     """
 
     float64_buffers = ("mean", "std", "atomref", "scale")
@@ -98,8 +117,9 @@ class AtomicValues(Head):
         mean: float | Tensor | None,
         std: float | Tensor | None,
         atomref: Tensor | None,
+        activation: str = "ssp",
     ) -> None:
-        super().__init__(in_channels, out_channels, hidden_channels)
+        super().__init__(in_channels, out_channels, hidden_channels, activation)
         shape = () if out_channels == 1 else (out_channels,)
         self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("std", torch.ones(shape, dtype=torch.float64))

@@ -42,10 +42,12 @@ class Atomwise(AtomicValues):
         mean: Per-atom mean, in the unit of the property; one number, or one per property.
         std: Per-atom standard deviation; one number, or one per property.
         atomref: Single-atom values by atomic number, (100, out_channels) or (100,).
+        activation: "ssp", or "silu" (SchNetPack's, unless told otherwise) or "tanh" (DTNN's). The
+            compiled evaluations know the ssp; others are left to torch.
 
     Raises:
-        ValueError: If ``readout`` is unknown, ``std`` is not positive or a constant has another
-            shape.
+        ValueError: If ``readout`` or ``activation`` is unknown, ``std`` is not positive or a
+            constant has another shape.
 
     Example:
         >>> head = Atomwise(64, mean=-76.1, std=10.3)
@@ -66,8 +68,10 @@ class Atomwise(AtomicValues):
         mean: float | Tensor | None = None,
         std: float | Tensor | None = None,
         atomref: Tensor | None = None,
+        activation: str = "ssp",
     ) -> None:
-        super().__init__(in_channels, out_channels, hidden_channels, mean, std, atomref)
+        constants = (mean, std, atomref)
+        super().__init__(in_channels, out_channels, hidden_channels, *constants, activation)
         self.readout = _checked_readout(readout, out_channels)
         self.reset_parameters()
 

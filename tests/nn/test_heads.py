@@ -16,11 +16,12 @@ from helpers import (
     ssp,
     water,
 )
+from torch.nn import functional as F
 from torch.testing import assert_close
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 from torch_geometric.nn.aggr import Set2Set
 
-from pyg_schnet import SchNet, load, save
+from pyg_schnet import Potential, SchNet, load, save
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.models import read_header
 from pyg_schnet.models.sweep_rules import applies
@@ -538,3 +539,31 @@ def test_one_property_as_a_sum_is_still_trained_by_the_sweeps():
 def test_heads_that_cannot_be_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         SchNet(16, 16, 1, 10, 5.0, **options)
+
+
+@pytest.mark.parametrize("head", ["atomwise", "dipole"])
+@pytest.mark.parametrize(("name", "function"), [("silu", F.silu), ("tanh", torch.tanh)])
+def test_other_activations_of_the_head_are_kept_in_files_and_never_taken_for_the_ssp(
+    head, name, function, tmp_path
+):
+    model = SchNet(16, 16, 2, 10, 5.0, head=head, head_options={"activation": name}, seed=0)
+    z = torch.tensor([6, 1, 1, 8])
+    pos = 3 * torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    x = model.features(z, pos)
+    learned = model.readout.lin2(function(model.readout.lin1(x)))
+    assert_close(model.readout.learned(x), learned)
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert torch.equal(again(z, pos), model(z, pos))
+    assert not applies(model, pos)
+    if head == "atomwise":
+        assert_close(model(z, pos), learned.sum(0, keepdim=True))
+        with pytest.raises(ValueError, match="needs the shifted softplus in the head"):
+            Potential(model).freeze()
+        energy = Potential(model).eval()(Data(z=z, pos=pos, batch=torch.zeros_like(z)))["energy"]
+        assert_close(energy, learned.sum(0).detach().double(), rtol=1e-6, atol=1e-6)
+
+
+def test_unknown_activations_of_the_head_are_refused():
+    with pytest.raises(ValueError, match="must be one of 'ssp', 'silu', 'tanh', got 'relu'"):
+        SchNet(head_options={"activation": "relu"})
