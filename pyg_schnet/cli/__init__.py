@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyg_schnet.cli import analyze, benchmark, datasets, predict, simulate, train
+from pyg_schnet.cli import analyze, benchmark, datasets, export, predict, simulate, train
 from pyg_schnet.cli.arguments import with_paths_joined, with_resumed_config, with_underscores
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _VERBS = {
     "vibrations": Verb(simulate.vibrations_parser, simulate.vibrations),
     "md": Verb(simulate.md_parser, simulate.md),
     "pimd": Verb(simulate.pimd_parser, simulate.pimd),
+    "export": Verb(export.export_parser, export.export),
     "datasets": Verb(datasets.datasets_parser, datasets.datasets, datasets.add_actions),
     "report": Verb(analyze.report_parser, analyze.report),
     "analyze": Verb(analyze.analyze_parser, analyze.analyze, analyze.add_analyses),

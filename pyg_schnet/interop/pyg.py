@@ -8,6 +8,7 @@ from torch_geometric.nn.models.schnet import RadiusInteractionGraph
 from pyg_schnet.graph import neighbor_edges
 from pyg_schnet.graph.vectors import edge_lengths
 from pyg_schnet.models import SchNet
+from pyg_schnet.nn.activation import ShiftedSoftplus
 from pyg_schnet.nn.readout import Atomwise
 
 
@@ -97,13 +98,15 @@ def to_pyg(model: SchNet) -> PyGSchNet:
                 f"PyG's SchNet has {name}={needed!r} only, but this model has "
                 f"{getattr(model, name)!r}."
             )
+    head = model.readout
+    if type(head.act) is not ShiftedSoftplus:
+        raise ValueError(f"PyG's SchNet has the ssp in its head, but this model has {head.act!r}.")
     if model.head not in ("atomwise", "dipole") or model.out_channels != 1 or model.head_options:
         raise ValueError(
             "PyG's SchNet has head='atomwise' with one output and head='dipole', without options; "
             f"this model has head={model.head!r}, out_channels={model.out_channels} and "
             f"head_options={model.head_options}."
         )
-    head = model.readout
     atomwise = head if isinstance(head, Atomwise) else None
     theirs = PyGSchNet(
         model.hidden_channels,

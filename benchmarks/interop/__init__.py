@@ -1,0 +1,1 @@
+"""Outputs of other libraries and engines on the same models."""
