@@ -26,7 +26,9 @@ from pyg_schnet.analysis.structure import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
 
 _NEAR_PLANE = 0.5  # Å, of atoms that are drawn onto a plane
 _SHOWN = (0.02, 0.98)  # quantiles between which colours run: on the atoms potentials are steep
@@ -254,14 +256,15 @@ def plot_plane(
         ValueError: If a grid is no plane.
     """
     maps = [found] if isinstance(found, PotentialMap) else list(found)
-    figure = new_figure(4.4 * len(maps), 3.6)
+    rows, columns = _layout(len(maps))
+    figure = new_figure(4.4 * columns, 3.6 * rows)
     for number, one in enumerate(maps):
         if len(one.grid.shape) != 2:
             raise ValueError(
                 f"A plane has two directions, but this grid has {len(one.grid.shape)}; write boxes "
                 "with write_cube or write_vtk."
             )
-        ax = figure.add_subplot(1, len(maps), number + 1)
+        ax = figure.add_subplot(rows, columns, number + 1)
         width, height = one.grid.lengths
         low, high = np.quantile(one.values, _SHOWN) if limits is None else limits
         image = ax.imshow(
@@ -274,13 +277,21 @@ def plot_plane(
             interpolation="bilinear",
         )
         _draw_atoms(ax, one.grid, Structure.of(structure))
-        figure.colorbar(image, ax=ax, label=_label(one), extend="both", shrink=0.9)
+        _add_bar(figure, image, ax, one, 0.9)
         ax.set(xlabel="x (Å)", ylabel="y (Å)", title=f"probe {symbol_of(one.probe)}")
     return save_figure(figure, path)
 
 
-def _draw_atoms(ax: "Axes", grid: Grid, structure: Structure) -> None:
-    """Symbols of the atoms and images near the plane, within the picture."""
+def atoms_on_plane(grid: Grid, structure: Structure) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms and images within 0.5 Å of a plane and within its edges.
+
+    Args:
+        grid: The plane.
+        structure: The atoms.
+
+    Returns:
+        Their places along the two directions, (M, 2) Å, and their atomic numbers (M,).
+    """
     points = torch.as_tensor(grid.points)
     pos, of = images_near(
         structure.pos.double().cpu(),
@@ -294,8 +305,12 @@ def _draw_atoms(ax: "Axes", grid: Grid, structure: Structure) -> None:
     flat = away @ units.T  # [M, 2]
     distance = np.abs(away @ np.cross(units[0], units[1]))
     inside = (flat >= 0).all(1) & (flat <= grid.lengths).all(1) & (distance < _NEAR_PLANE)
-    for place, atom in zip(flat[inside], of.numpy()[inside], strict=True):
-        symbol = symbol_of(int(structure.z[atom]))
+    return flat[inside], structure.z.numpy(force=True)[of.numpy()[inside]]
+
+
+def _draw_atoms(ax: "Axes", grid: Grid, structure: Structure) -> None:
+    for place, number in zip(*atoms_on_plane(grid, structure), strict=True):
+        symbol = symbol_of(int(number))
         box = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": "0.2", "lw": 0.6, "alpha": 0.8}
         x, y = place.tolist()
         ax.text(x, y, symbol, ha="center", va="center", fontsize=7, bbox=box)
@@ -324,16 +339,17 @@ def plot_surface(
     from matplotlib.colors import Normalize
 
     surfaces = [found] if isinstance(found, PotentialSurface) else list(found)
-    figure = new_figure(4.4 * len(surfaces), 3.8)
+    rows, columns = _layout(len(surfaces))
+    figure = new_figure(4.4 * columns, 3.8 * rows)
     for number, one in enumerate(surfaces):
-        ax = figure.add_subplot(1, len(surfaces), number + 1, projection="3d")
+        ax = figure.add_subplot(rows, columns, number + 1, projection="3d")
         low, high = np.quantile(one.values, _SHOWN) if limits is None else limits
         scale = Normalize(low, high)
         _draw_triangles(ax, one, scale)
         ax.view_init(*view)
         ax.set_title(f"probe {symbol_of(one.probe)}", y=0.95)
         mapped = ScalarMappable(scale, SEQUENTIAL)
-        figure.colorbar(mapped, ax=ax, label=_label(one), extend="both", shrink=0.7)
+        _add_bar(figure, mapped, ax, one, 0.7)
     return save_figure(figure, path)
 
 
@@ -358,6 +374,25 @@ def _draw_triangles(ax: "Any", one: PotentialSurface, scale: "Normalize") -> Non
         getattr(ax, f"set_{name}lim")(center - half, center + half)
     ax.set_box_aspect((1, 1, 1), zoom=1.4)
     ax.set_axis_off()
+
+
+def _layout(panels: int) -> tuple[int, int]:
+    """Rows and columns, at most three of these and none of them nearly empty."""
+    columns = 2 if panels == 4 else min(3, panels)
+    return -(-panels // columns), columns
+
+
+def _add_bar(
+    figure: "Figure",
+    mapped: "ScalarMappable",
+    ax: "Axes",
+    one: PotentialMap | PotentialSurface,
+    shrink: float,
+) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
+    whole = ScalarFormatter(useOffset=False)  # energies, and not their last digits
+    figure.colorbar(mapped, ax=ax, label=_label(one), extend="both", shrink=shrink, format=whole)
 
 
 def _label(one: PotentialMap | PotentialSurface) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NOBLE_GASES = (0, 2, 10, 18, 36, 54, 86, 118)
-_FAMILIES = (
+FAMILIES = (
     ("alkali metals", (1,), OKABE_ITO[1], "o"),
     ("alkaline earths", (2,), OKABE_ITO[4], "o"),
     ("transition metals", tuple(range(3, 13)), "0.65", "s"),
@@ -28,6 +28,7 @@ _FAMILIES = (
     ("noble gases", (18,), OKABE_ITO[6], "D"),
     ("lanthanides, actinides", (0,), "0.4", "^"),
 )
+"""Families of elements: name, groups, colour and mark; hydrogen is none of them."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _draw_elements(ax: "Axes", found: EmbeddingPCA) -> None:
     groups = np.array([group_of(int(z)) for z in found.elements])
     groups[found.elements == 1] = -1
     x, y = found.coordinates[:, 0], found.coordinates[:, 1]
-    for name, members, color, marker in (("hydrogen", (-1,), "white", "o"), *_FAMILIES):
+    for name, members, color, marker in (("hydrogen", (-1,), "white", "o"), *FAMILIES):
         of = np.isin(groups, members)
         if not of.any():
             continue

@@ -221,7 +221,10 @@ def agreement(found: Partition) -> Agreement:
 
 
 def plot_partition(
-    found: Partition, path: str | os.PathLike[str], names: Sequence[str] | None = None
+    found: Partition,
+    path: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    elements: Sequence[int | str] | None = None,
 ) -> Path:
     """Draw the distribution of contributions, a panel for each element, a line for each model.
 
@@ -233,27 +236,32 @@ def plot_partition(
         found: What :func:`atom_contributions` gave.
         path: Of the figure; its suffix says which kind.
         names: Of the models; None numbers them.
+        elements: That are drawn, in this order; None: all.
 
     Returns:
         The file written.
 
     Raises:
-        ValueError: If there are not as many names as models.
+        ValueError: If there are not as many names as models, or an element does not occur.
     """
     count = len(found.values)
     names = [f"model {k}" for k in range(count)] if names is None else list(names)
     if len(names) != count:
         raise ValueError(f"names must be {count}, one for each model, got {len(names)}.")
     alike = agreement(found) if count > 1 else None
-    elements = found.elements
-    columns = min(3, len(elements))
-    rows = -(-len(elements) // columns)
+    known = found.elements.tolist()
+    shown = known if elements is None else [atomic_number(one) for one in elements]
+    if not shown or not set(shown) <= set(known):
+        wrong = next((repr(one) for one in elements or () if atomic_number(one) not in known), "")
+        raise ValueError(f"elements must be some of those of the structures, got {wrong or '[]'}.")
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
     figure = new_figure(0.6 + 3.2 * columns, 0.4 + 2.7 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[len(elements) :]:
+    for ax in axes[len(shown) :]:
         ax.set_axis_off()
-    for place, (ax, element) in enumerate(zip(axes, elements, strict=False)):
-        part = found.of(int(element))
+    for place, (ax, element) in enumerate(zip(axes, shown, strict=False)):
+        part = found.of(element)
         means = part.mean(axis=1)
         less = part - means[:, None]
         low, high = (float(end) for end in np.quantile(less, _SHOWN))
@@ -266,9 +274,9 @@ def plot_partition(
             density, _ = np.histogram(row, edges, density=True)
             ax.stairs(density, edges, color=color, lw=1.1, label=label)
         spread = f" ± {means.std():.3g}" if count > 1 else ""
-        title = f"{symbol_of(int(element))}, mean {means.mean():.5g}{spread} {found.unit}"
+        title = f"{symbol_of(element)}, mean {means.mean():.5g}{spread} {found.unit}"
         if alike is not None:
-            others = alike.correlation[place][~np.eye(count, dtype=bool)]
+            others = alike.correlation[known.index(element)][~np.eye(count, dtype=bool)]
             title += f"\ncorrelation {others.mean():.2f}"
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel(f"contribution less mean ({found.unit})")

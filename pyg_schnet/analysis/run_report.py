@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyg_schnet.analysis.canvas import OKABE_ITO, new_figure, save_figure
-from pyg_schnet.analysis.errors import PropertyErrors, plot_errors, read_errors, read_metrics, worst
+from pyg_schnet.analysis.error_figures import plot_errors
+from pyg_schnet.analysis.error_statistics import worst
+from pyg_schnet.analysis.errors import PropertyErrors, read_errors, read_metrics
 from pyg_schnet.analysis.figures import read_log
 from pyg_schnet.units import KCAL_PER_MOL
 

@@ -107,3 +107,105 @@ def plot_frequencies(
     finally:
         aside.unlink(missing_ok=True)
     return path
+
+
+def plot_motion_spectrum(
+    wavenumbers: np.ndarray,
+    density: np.ndarray,
+    path: str | os.PathLike[str],
+    lines: np.ndarray | None = None,
+    width: float = 10.0,
+    title: str = "",
+    *,
+    peaks: np.ndarray | None = None,
+    highest: float | None = None,
+) -> Path:
+    """Draw the spectrum of a trajectory above the axis, and harmonic lines below it.
+
+    Chapter of 2020, figure 5. With lines the spectrum is drawn with an area of as many modes as
+    there are lines, each of which has the area one.
+
+    Args:
+        wavenumbers: (K,) cm⁻¹.
+        density: (K,) cm, of integral one.
+        path: Of the figure; its suffix says which kind.
+        lines: (M,) harmonic frequencies, cm⁻¹.
+        width: Of the Lorentzians that the lines are drawn as, cm⁻¹.
+        title: Of the figure.
+        peaks: Where the spectrum has its peaks, cm⁻¹; they are marked.
+        highest: Where the axis ends, cm⁻¹; None: a little above all lines and all but a
+            thousandth of the spectrum.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: If spectrum or lines are not finite, or ``width`` is not positive.
+    """
+    from pyg_schnet.analysis.canvas import OKABE_ITO, new_figure, save_figure
+
+    lines = np.zeros(0) if lines is None else np.asarray(lines, dtype=np.float64)
+    if not (np.isfinite(density).all() and np.isfinite(lines).all()):
+        raise ValueError("Spectrum and lines must be finite to be drawn, got NaN or infinity.")
+    share = density.cumsum() / density.sum()
+    end = max(lines.max(initial=0.0), float(wavenumbers[np.searchsorted(share, 0.999)]))
+    end = 1.05 * end if highest is None else highest
+    scale = max(1, len(lines))
+    above, below = OKABE_ITO[0], OKABE_ITO[1]
+    figure = new_figure(7.2, 3.8)
+    ax = figure.add_subplot()
+    ax.fill_between(wavenumbers, scale * density, color=above, alpha=0.25, lw=0)
+    ax.plot(wavenumbers, scale * density, color=above, lw=0.9, label="molecular dynamics")
+    shown = wavenumbers <= end
+    top = scale * float(density[shown].max())
+    if peaks is not None:
+        heights = scale * np.interp(peaks, wavenumbers, density) + 0.04 * top
+        ax.plot(peaks, heights, "v", color="0.2", ms=4, label="peaks")
+    if len(lines):
+        grid = np.linspace(min(0.0, lines.min()), end, 4000)
+        curve = lorentzian_spectrum(lines, grid, width)
+        ax.fill_between(grid, -curve, color=below, alpha=0.25, lw=0)
+        ax.plot(grid, -curve, color=below, lw=0.9, label="harmonic")
+        ax.vlines(lines, -0.2 * curve.max(), 0, color=below, lw=1.2)
+    ax.axhline(0, color="0.2", lw=0.6)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    ax.legend(frameon=False, fontsize="small")
+    ax.set(
+        xlim=(min(0.0, lines.min(initial=0.0)), end),
+        xlabel="wavenumber (cm⁻¹)",
+        ylabel="modes per cm⁻¹" if len(lines) else "density of states (cm)",
+        title=title,
+    )
+    return save_figure(figure, path)
+
+
+def write_motion_spectrum(
+    wavenumbers: np.ndarray,
+    density: np.ndarray,
+    peaks: np.ndarray,
+    lines: np.ndarray | None,
+    path: str | os.PathLike[str],
+) -> Path:
+    """Write a spectrum as a table, whole or not at all; peaks and lines stand in its head.
+
+    Args:
+        wavenumbers: (K,) cm⁻¹.
+        density: (K,) cm.
+        peaks: (P,) cm⁻¹.
+        lines: (M,) harmonic frequencies, cm⁻¹.
+        path: A .csv file.
+
+    Returns:
+        The file written.
+    """
+    path = Path(path)
+    rows = [f"# peaks: {' '.join(f'{peak:.1f}' for peak in peaks)}"]
+    if lines is not None:
+        rows.append(f"# harmonic: {' '.join(f'{line:.1f}' for line in lines)}")
+    rows.append("wavenumber_per_cm,density_cm")
+    rows += [f"{x:.3f},{y:.6g}" for x, y in zip(wavenumbers, density, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from pyg_schnet.cli.spectrum import spectrum, spectrum_parser
 from pyg_schnet.cli.structures import read_structures
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def add_analyses(analyze: "ArgumentParser") -> None:
     kinds = analyze.add_subcommands(dest="what")
     for name, of_kind in commands.parsers().items():
         kinds.add_subcommand(name, of_kind)
+    kinds.add_subcommand("spectrum", spectrum_parser())
 
 
 def report_parser() -> "ArgumentParser":
@@ -38,6 +40,9 @@ def analyze(options: "Namespace") -> None:
     """Write the figures of an analysis."""
     from pyg_schnet.analysis import commands
 
+    if options.what == "spectrum":
+        spectrum(options[options.what])
+        return
     for path in commands.run(options.what, options[options.what], read_structures):
         print(f"Wrote {path}")
 

@@ -1,4 +1,4 @@
-"""``pyg-schnet benchmark speed``, ``accuracy`` and ``c20``."""
+"""``pyg-schnet benchmark speed``, ``accuracy``, ``c20`` and ``gallery``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,13 @@ def add_measures(benchmark: "ArgumentParser") -> None:
     """Add a subcommand for each benchmark."""
     from pyg_schnet.benchmarks.accuracy import command as accuracy
     from pyg_schnet.benchmarks.c20 import command as c20
+    from pyg_schnet.benchmarks.gallery import command as gallery
 
     measures = benchmark.add_subcommands(dest="what")
     measures.add_subcommand("speed", speed_parser())
     measures.add_subcommand("accuracy", accuracy.parser())
     measures.add_subcommand("c20", c20.parser())
+    measures.add_subcommand("gallery", gallery.parser())
 
 
 def speed_parser() -> "ArgumentParser":
@@ -51,11 +53,15 @@ def benchmark(options: "Namespace") -> None:
     """Run a benchmark."""
     from pyg_schnet.benchmarks.accuracy import command as accuracy
     from pyg_schnet.benchmarks.c20 import command as c20
+    from pyg_schnet.benchmarks.gallery import command as gallery
     from pyg_schnet.benchmarks.speed import suite
 
     chosen = options[options.what]
     if options.what == "accuracy":
         accuracy.main(chosen)
+        return
+    if options.what == "gallery":
+        gallery.main(chosen)
         return
     if options.what == "c20":
         try:

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from helpers import rotation, small_schnet
 
-from pyg_schnet import DTNN
+from pyg_schnet import DTNN, pretrained
 from pyg_schnet.analysis.alchemy import (
     Transformation,
     alchemical_path,
@@ -94,6 +94,46 @@ def test_a_mirror_image_is_not_laid_onto_its_original():
     np.testing.assert_allclose(same.other_pos, pos, atol=1e-9)
     mirrored = with_end(change, Atoms(z, pos * [-1, 1, 1]))
     assert np.linalg.norm(mirrored.other_pos - pos, axis=1).max() > 0.3
+
+
+# QM9's own geometries, planar: element, Å from the middle, degrees; and U0 in eV.
+AZINES = {
+    "benzene": ([("C", 1.3934, 60 * k) for k in range(6)]
+                + [("H", 2.4786, 60 * k) for k in range(6)],
+                -6317.5202),
+    "pyrazine": ([("N", 1.4052, 0), ("N", 1.4052, 180)]
+                 + [("C", 1.3282, a) for a in (58.36, 121.64, 238.36, 301.64)]
+                 + [("H", 2.4153, a) for a in (58.72, 121.28, 238.72, 301.28)],
+                 -7190.7615),
+    "s-triazine": ([("N", 1.3724, 120 * k) for k in range(3)]
+                   + [("C", 1.2915, 120 * k + 60) for k in range(3)]
+                   + [("H", 2.3793, 120 * k + 60) for k in range(3)],
+                   -7627.7346),
+}  # fmt: skip
+
+
+def azine(name):
+    symbols, r, angle = zip(*AZINES[name][0])
+    r, angle = np.array(r), np.radians(angle)
+    return Atoms(symbols, np.stack([r * np.cos(angle), r * np.sin(angle), 0 * r], axis=1))
+
+
+@pytest.mark.parametrize("name", ["pyrazine", "s-triazine"])
+def test_pathways_by_the_model_of_qm9_end_at_the_energies_of_qm9(name):
+    """Both ends within 0.1 eV of B3LYP/6-31G(2df,p): the model's own error is 0.03 eV."""
+    model, benzene = pretrained("qm9-U0"), azine("benzene")
+    change = with_end(substitute(benzene, SITES[name]), azine(name))
+    path = alchemical_path(model, change, 11, positions="interpolated")
+    assert path.energy[0] == pytest.approx(AZINES["benzene"][1], abs=0.1)
+    assert path.energy[-1] == pytest.approx(AZINES[name][1], abs=0.1)
+    for end, energy_there in (("benzene", path.energy[0]), (name, path.energy[-1])):
+        z, pos = azine(end).numbers, torch.tensor(azine(end).positions).float()
+        own = model(torch.tensor(z), pos, dtype=torch.float64)
+        assert energy_there == pytest.approx(float(own.detach()), abs=2e-3)
+    assert np.abs(path.bend).max() < 2.0
+    # With benzene's positions the end is no longer the molecule as it is at rest.
+    fixed = alchemical_path(model, change, 3)
+    assert fixed.energy[0] == path.energy[0] and fixed.energy[-1] > path.energy[-1] + 0.5
 
 
 def test_an_atom_can_appear_too():

@@ -7,20 +7,21 @@ import pytest
 from ase.build import molecule
 
 from pyg_schnet.analysis.commands import parsers, run
-from pyg_schnet.analysis.errors import (
-    error_by_size,
-    formula_of,
-    isomer_ranking,
-    learning_curves,
-    log_histogram,
+from pyg_schnet.analysis.error_figures import (
     plot_error_by_size,
     plot_errors,
     plot_isomers,
     plot_learning_curves,
-    read_errors,
-    worst,
     write_outliers,
 )
+from pyg_schnet.analysis.error_statistics import (
+    error_by_size,
+    isomer_ranking,
+    learning_curves,
+    log_histogram,
+    worst,
+)
+from pyg_schnet.analysis.errors import formula_of, read_errors
 
 KCAL = 23.0
 COMMON = {"n_test": 5, "n_train": 40, "n_val": 4}

@@ -1,9 +1,11 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.io import read
 from helpers import cosine, dense, skewed_crystal, small_schnet, ssp
 
 from pyg_schnet import DTNN
@@ -91,6 +93,33 @@ def test_filters_of_a_lattice_repeat_with_it(model):
     curves = filter_curves(model, d.ravel()).values[0].reshape(*d.shape, -1)
     by_hand = (curves * (d < 4.0)[..., None]).sum(1)
     np.testing.assert_allclose(wanted, by_hand, rtol=1e-9)
+
+
+STRUCTURES = Path(__file__).resolve().parents[2] / "docs" / "structures"
+# Diamond: about a cubic axis, a body diagonal, and a mirror. Graphite: about c, and two mirrors.
+POINT_GROUPS = {
+    "diamond": [[[0, -1, 0], [1, 0, 0], [0, 0, 1]], [[0, 0, 1], [1, 0, 0], [0, 1, 0]],
+                [[0, 1, 0], [1, 0, 0], [0, 0, 1]]],
+    "graphite": [[[0.5, -math.sqrt(0.75), 0], [math.sqrt(0.75), 0.5, 0], [0, 0, 1]],
+                 [[1, 0, 0], [0, -1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, -1]]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POINT_GROUPS)
+def test_periodic_filters_have_the_symmetry_of_the_lattice(name):
+    """That of the lattice points, which is that of the crystal or more."""
+    model, crystal = small_schnet(cutoff=6.0), read(STRUCTURES / f"{name}.extxyz")
+    points = np.random.default_rng(0).normal(size=(7, 3))
+    wanted = periodic_filters(model, crystal, points)
+    assert wanted.std(axis=0).min() > 1e-3
+    for turn in POINT_GROUPS[name]:
+        np.testing.assert_allclose(
+            periodic_filters(model, crystal, points @ np.array(turn).T), wanted, atol=1e-6
+        )
+    grid = plane_grid([0.0, 0.0, 0.0], [0.0, 0.0, 1.0], 10.0, 0.5)
+    found = periodic_filter_map(model, crystal, grid, 1, [0, 3])
+    assert found.values.shape == (2, 21, 21)
+    np.testing.assert_allclose(found.values, found.values[:, ::-1, ::-1], atol=1e-9)
 
 
 def test_the_convolution_over_a_crystal_is_one_with_its_periodic_filters():

@@ -1,0 +1,1 @@
+"""The gallery of the documentation: every analysis on real data, made by one command."""
