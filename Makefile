@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/qm9-u0-8min
 
-.PHONY: help install train test test-all lint extensions clean
+.PHONY: help install train test test-all lint docs extensions clean
 
 help:
 	@echo "make train       install into $(VENV), get QM9, train 8 minutes, evaluate, plot"
 	@echo "make test        install into $(VENV), run the tests with coverage"
 	@echo "make test-all    the long tests too"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        build the documentation site in build/docs"
 	@echo "make extensions  build torch-scatter and torch-cluster (15 minutes; optional)"
 
 install: $(VENV)/.installed
@@ -39,6 +40,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/docs
 
 # Compiled against the torch in $(VENV), hence no build isolation.
 extensions: install

@@ -51,6 +51,9 @@ def neighbor_edges(
     backend. Without a cutoff all pairs within each molecule are edges, as in the papers' models
     of QM9. Edges carry no gradient: recompute the vectors, ``pos[j] + shift @ cell - pos[i]``.
 
+    Each image of a neighbour is an edge of its own, as in Schütt et al., "Learning Representations
+    of Molecules and Materials with Atomistic Neural Networks" (2020), equation 17.
+
     Args:
         pos: (N, 3) positions, Å. Atoms may lie outside the cell.
         cutoff: Å, or None for all pairs (not with a periodic cell).
@@ -79,14 +82,15 @@ def neighbor_edges(
             cells or the absence of a cutoff.
         ImportError: for a backend that is not installed.
 
-    >>> pos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
-    >>> edge_index, cell_shift = neighbor_edges(pos, cutoff=5.0)
-    >>> edge_index.tolist()
-    [[1, 0], [0, 1]]
-    >>> pbc = [True, False, False]
-    >>> edge_index, cell_shift = neighbor_edges(pos[:1], 2.5, cell=2 * torch.eye(3), pbc=pbc)
-    >>> cell_shift.tolist()
-    [[-1, 0, 0], [1, 0, 0]]
+    Example:
+        >>> pos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+        >>> edge_index, cell_shift = neighbor_edges(pos, cutoff=5.0)
+        >>> edge_index.tolist()
+        [[1, 0], [0, 1]]
+        >>> pbc = [True, False, False]
+        >>> edge_index, cell_shift = neighbor_edges(pos[:1], 2.5, cell=2 * torch.eye(3), pbc=pbc)
+        >>> cell_shift.tolist()
+        [[-1, 0, 0], [1, 0, 0]]
     """
     check_arguments(pos, cutoff, batch, backend, max_num_neighbors)
     if validate:

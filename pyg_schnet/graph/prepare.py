@@ -45,9 +45,10 @@ def prepare_edges(
         ValueError: for a structure that has no edges for a reason ``neighbor_edges`` gives; the
             message names it by its number, and by its ``material_id`` where it has one.
 
-    >>> data = Data(pos=torch.zeros(1, 3), cell=2 * torch.eye(3)[None])
-    >>> [crystal.edge_index.shape for crystal in prepare_edges([data, data], cutoff=2.5)]
-    [torch.Size([2, 6]), torch.Size([2, 6])]
+    Example:
+        >>> data = Data(pos=torch.zeros(1, 3), cell=2 * torch.eye(3)[None])
+        >>> [crystal.edge_index.shape for crystal in prepare_edges([data, data], cutoff=2.5)]
+        [torch.Size([2, 6]), torch.Size([2, 6])]
     """
     if num_workers < 0:
         raise ValueError(f"num_workers must be 0 or more, got {num_workers}")

@@ -25,10 +25,11 @@ class RadiusEdges(BaseTransform):
         cutoff: Å, or None for all pairs.
         backend: As in :func:`pyg_schnet.graph.neighbor_edges`.
 
-    >>> import torch
-    >>> data = Data(pos=torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
-    >>> RadiusEdges(cutoff=5.0)(data).edge_index.tolist()
-    [[1, 0], [0, 1]]
+    Example:
+        >>> import torch
+        >>> data = Data(pos=torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+        >>> RadiusEdges(cutoff=5.0)(data).edge_index.tolist()
+        [[1, 0], [0, 1]]
     """
 
     def __init__(self, cutoff: float | None = 5.0, backend: str = "auto") -> None:
@@ -60,10 +61,11 @@ class PeriodicEdges(BaseTransform):
         backend: As in :func:`pyg_schnet.graph.neighbor_edges`. All find the same edges, so that
             it is no part of the representation, by which stored edges are known.
 
-    >>> import torch
-    >>> data = Data(pos=torch.zeros(1, 3), cell=2 * torch.eye(3)[None])
-    >>> PeriodicEdges(cutoff=2.5)(data).cell_shift.shape
-    torch.Size([6, 3])
+    Example:
+        >>> import torch
+        >>> data = Data(pos=torch.zeros(1, 3), cell=2 * torch.eye(3)[None])
+        >>> PeriodicEdges(cutoff=2.5)(data).cell_shift.shape
+        torch.Size([6, 3])
     """
 
     def __init__(self, cutoff: float = 5.0, backend: str = "auto") -> None:

@@ -11,7 +11,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Constructor arguments of :class:`~pyg_schnet.SchNet` and where they come from."""
+    """Constructor arguments of :class:`~pyg_schnet.SchNet` and where they come from.
+
+    Attributes:
+        source: Paper and section, or program and version.
+        arguments: What differs from the defaults, by name.
+
+    Example:
+        >>> PRESETS["neurips-2017"].arguments["num_interactions"]
+        3
+        >>> "NeurIPS 2017" in PRESETS["neurips-2017"].source
+        True
+    """
 
     source: str
     arguments: dict[str, Any]

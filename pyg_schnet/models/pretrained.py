@@ -64,7 +64,12 @@ def pretrained(
 
 
 def names() -> list[str]:
-    """Names of the models that come with the package, in alphabetical order."""
+    """Names of the models that come with the package, in alphabetical order.
+
+    Example:
+        >>> "md17-ethanol" in names(), "qm9-mu" in names()
+        (True, True)
+    """
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
@@ -76,6 +81,10 @@ def card(name: str) -> str:
 
     Raises:
         ValueError: If no model has this name.
+
+    Example:
+        >>> card("qm9-mu").splitlines()[0]
+        '# qm9-mu'
     """
     return _path(name).with_suffix(".md").read_text(encoding="utf-8")
 
@@ -93,6 +102,10 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: If it looks like a path and there is nothing.
         ValueError: If it looks like a name and no model has it.
+
+    Example:
+        >>> find_model("md17-ethanol").name
+        'md17-ethanol.safetensors'
     """
     path, text = Path(name_or_path), os.fspath(name_or_path)
     if path.is_file():
@@ -208,6 +221,10 @@ def trained_elements(model: "SchNet") -> list[str] | None:
     Returns:
         In the order of atomic numbers; None where that cannot be said, because the model has no
         seed or all of its embeddings, or none, differ.
+
+    Example:
+        >>> trained_elements(pretrained("qm9-U0"))
+        ['H', 'C', 'N', 'O', 'F']
     """
     from ase.data import chemical_symbols
 

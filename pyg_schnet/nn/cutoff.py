@@ -59,6 +59,8 @@ class HardCutoff(nn.Module):
     .. math::
         f(d) = [d < r_c]
 
+    Schütt et al., J. Chem. Phys. 148, 241722 (2018), for bulk crystals.
+
     Args:
         cutoff: :math:`r_c`, Å.
 
@@ -84,7 +86,12 @@ class HardCutoff(nn.Module):
 
 
 class NoCutoff(nn.Module):
-    """One everywhere: the papers' molecules, where every pair of atoms interacts.
+    r"""One everywhere: the papers' molecules, where every pair of atoms interacts.
+
+    .. math::
+        f(d) = 1
+
+    Schütt et al., NeurIPS 2017, section 4.1.
 
     Example:
         >>> NoCutoff()(torch.tensor([4.9, 50.0]))
@@ -104,7 +111,7 @@ CUTOFFS: dict[str, type[nn.Module]] = {
 
 
 def cutoff_function(name: str, cutoff: float) -> nn.Module:
-    """The cutoff function called ``name``.
+    """The cutoff function called ``name``: one of those above.
 
     Args:
         name: "cosine", "hard" or "none".

@@ -184,12 +184,13 @@ class FilterTable:
     def _constant(self, dtype: torch.dtype) -> tuple[Grid, Tensor]:
         # Weights also change behind autograd's back (p.data.copy_), so their bytes are compared.
         key = (dtype, fingerprint([*self._parameters, self.basis.offset, self.basis.gamma]))
-        if self._kept is None or self._kept[0] != key:
+        kept = self._kept  # another thread may keep another dtype's in the meantime
+        if kept is None or kept[0] != key:
             with torch.inference_mode(False), torch.no_grad():
                 grid = self.refined_grid(dtype)
                 values = self._values(grid.samples(self._device), torch.float64)
-                self._kept = key, grid, table_coefficients(values).to(dtype)
-        return self._kept[1:]
+                kept = self._kept = key, grid, table_coefficients(values).to(dtype)
+        return kept[1:]
 
     def grid(self, dtype: torch.dtype) -> Grid:
         """The grid of training in a dtype."""

@@ -78,6 +78,11 @@ class Graph:
         blocks: First nodes of blocks that no edge leaves, where each edge stands for both of its
             directions; else empty.
         backend: Who computes on it.
+
+    Example:
+        >>> graph = Graph.of(torch.tensor([[1, 0, 2], [0, 1, 1]]), 3)
+        >>> graph.in_ptr.tolist(), graph.in_order.tolist(), graph.is_undirected
+        ([0, 1, 3, 3], [0, 1, 2], False)
     """
 
     edge_index: Tensor

@@ -62,6 +62,11 @@ class Grid:
     Attributes:
         step: h, Å, a multiple of 2^-14.
         intervals: Their number.
+
+    Example:
+        >>> grid = Grid(step=0.25, intervals=20)
+        >>> grid.step * grid.intervals
+        5.0
     """
 
     step: float
