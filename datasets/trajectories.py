@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from pyg_schnet.datasets.ase_files import (
 )
 from pyg_schnet.datasets.base import Source, StoredDataset
 from pyg_schnet.datasets.frames import Frames, check_finite, in_chunks, join
+from pyg_schnet.datasets.frames_files import alone
 from pyg_schnet.datasets.npz import read_npz
+from pyg_schnet.datasets.on_disk import FramesWriter, in_memory, map_frames
 from pyg_schnet.datasets.unit_names import ENERGY, LENGTH, STRESS, factor
 
 if TYPE_CHECKING:
@@ -78,6 +81,9 @@ class Trajectories(StoredDataset):
         stress_unit: ``"eV/Å^3"``, ``"GPa"``, ``"kbar"``, ``"bar"``; None: from energy and length.
         root: Folder for a processed file, which later calls with the same files and arguments
             load; None: nothing is kept.
+        in_memory: False: frames stay on the disk under ``root``, where they are written as they are
+            read, and are read when they are asked for (:class:`~.on_disk.OnDiskFrames`). For more
+            frames than there is memory.
         transform: Applied to each frame at every access.
         pre_transform: Applied once.
         pre_filter: Only frames for which this is true are kept.
@@ -115,6 +121,7 @@ class Trajectories(StoredDataset):
         length_unit: str | None = None,
         stress_unit: str | None = None,
         root: str | Path | None = None,
+        in_memory: bool = True,
         split: str | None = None,
         transform: Callable[[Data], Data] | None = None,
         pre_transform: Callable[[Data], Data] | None = None,
@@ -125,6 +132,15 @@ class Trajectories(StoredDataset):
             raise ValueError(
                 f"stress_key={stress_key!r} and virial_key={virial_key!r} are given: choose one"
             )
+        self.is_in_memory = in_memory
+        if not in_memory:
+            if root is None:
+                raise ValueError("in_memory=False keeps frames on the disk: give a root for them")
+            if pre_transform is not None or pre_filter is not None:
+                raise ValueError(
+                    "in_memory=False writes frames as they are read, without pre_transform and "
+                    "pre_filter: use transform, and choose rows"
+                )
         self.paths = find_files(paths)
         keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
         for name, key in keys.items():
@@ -154,7 +170,8 @@ class Trajectories(StoredDataset):
         """The one file that everything is read from; another for other files or arguments."""
         files = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.paths]
         told = json.dumps([files, self._keys, self._virial_key, self._units])
-        return [f"trajectories-{hashlib.sha256(told.encode()).hexdigest()[:12]}.safetensors"]
+        name = f"trajectories-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        return [f"{name}.safetensors" if self.is_in_memory else name]
 
     def read(self) -> Source:
         """Reads all files, one after the other."""
@@ -164,14 +181,68 @@ class Trajectories(StoredDataset):
             del data.stress, slices["stress"]
         if not bool(data.pbc.any()):
             del data.cell, data.pbc, slices["cell"], slices["pbc"]
-        names = [path.name for path in self.paths]
-        if len(set(names)) < len(names):
-            names = [str(path) for path in self.paths]
+        names = self._names()
         splits = {}
         if 1 < len(names) < 64:
             rows = torch.arange(sum(counts)).split(counts)
             splits = dict(zip(names, rows, strict=True))
         return Source(", ".join(names), data, slices, splits)
+
+    def _names(self) -> list[str]:
+        names = [path.name for path in self.paths]
+        return names if len(set(names)) == len(names) else [str(path) for path in self.paths]
+
+    def _process(self) -> None:
+        if self.is_in_memory:
+            super()._process()
+            return
+        # The processes of one run come here together; one writes, the others find it.
+        with alone(Path(self.processed_paths[0])):
+            super()._process()
+
+    def process(self) -> None:
+        """Reads the files and writes the processed file, or the folder of frames on the disk."""
+        if self.is_in_memory:
+            super().process()
+            return
+        folder, names, counts = Path(self.processed_paths[0]), self._names(), list[int]()
+        if folder.exists():
+            shutil.rmtree(folder)
+        told = {"data_set": type(self).__name__, "source": ", ".join(names)}
+        has_stress = is_periodic = False
+        with FramesWriter(folder, metadata=told) as writer:
+            for chunk in self._chunks(counts):
+                writer.add(chunk)
+                is_periodic |= bool(chunk.columns["pbc"].any())
+                if "stress" in chunk.columns:
+                    has_stress |= not np.isnan(chunk.columns["stress"]).all()
+            if not has_stress:
+                writer.drop("stress")
+            if not is_periodic:
+                writer.drop("cell", "pbc")
+            if 1 < len(names) < 64:
+                ends = np.cumsum(counts).tolist()
+                bounds = zip([0, *ends[:-1]], ends, strict=True)
+                writer.mark(dict(zip(names, bounds, strict=True)))
+
+    def load(self, path: str, data_cls: type[Data] = Data) -> None:
+        """Loads a processed file, or opens the folder of frames on the disk.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        if self.is_in_memory:
+            super().load(path, data_cls)
+        else:
+            self._take(*map_frames(Path(path)))
+
+    def get(self, idx: int) -> Data:
+        """One frame, before the transform.
+
+        Args:
+            idx: Row in this data set.
+        """
+        return super().get(idx) if self.is_in_memory else in_memory(super().get(idx))
 
     def _chunks(self, counts: list[int]) -> Iterator[Frames]:
         """Frames of all files; the number of each is appended to ``counts``."""

@@ -10,6 +10,8 @@ from pyg_schnet.cli.structures import read_structures
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+_MOST_TOLD = 20  # structures left out that are told of on the screen
+
 
 def predict_parser() -> "ArgumentParser":
     """Options of ``predict``."""
@@ -22,9 +24,30 @@ def predict_parser() -> "ArgumentParser":
         required=True,
         help="File, run folder, or name of a model; qm9 for a table of all properties.",
     )
-    predict.add_argument("--output", type=str | None, help="CSV file; by default the screen.")
+    predict.add_argument(
+        "--output",
+        type=str | None,
+        help="CSV file; by default the screen. With --batch, .extxyz too: energies and forces.",
+    )
     predict.add_argument("--index", default=":", help="Which structures, in ASE's notation.")
     predict.add_argument("--forces", type=bool, default=False, help="Largest force too.")
+    predict.add_argument(
+        "--batch",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Many structures at a time, as a stream; the same command goes on after an interrupt.",
+    )
+    predict.add_argument(
+        "--skip_bad",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="With --batch: leave out and list structures that cannot be read or predicted.",
+    )
+    predict.add_argument("--device", default="cpu", help="With --batch: cpu or cuda.")
     return predict
 
 
@@ -36,6 +59,10 @@ def predict(options: "Namespace") -> int:
     from pyg_schnet.models.pretrained import find_model
     from pyg_schnet.simulation import families, predict_structures
 
+    if options.batch:
+        return _screen(options)
+    if options.skip_bad:
+        raise ValueError("--skip_bad is of --batch; give that too.")
     if options.model in families() and not Path(options.model).exists():
         return _predict_properties(options)
     path = find_model(options.model)
@@ -65,6 +92,49 @@ def predict(options: "Namespace") -> int:
     else:
         _write_table(options.output, [columns, *rows])
     return _left_out(failed, len(files))
+
+
+def _screen(options: "Namespace") -> int:
+    """Any number of structures in constant memory; 1 if some had to be left out."""
+    from tqdm import tqdm
+
+    from pyg_schnet.cli.structures import structure_source
+    from pyg_schnet.models import load
+    from pyg_schnet.models.pretrained import find_model
+    from pyg_schnet.simulation import families, load_family
+    from pyg_schnet.simulation.screening import screen
+
+    if options.output is None:
+        raise ValueError("--batch needs --output, the file that it writes and goes on with.")
+    if options.model in families() and not Path(options.model).exists():
+        model: Any = load_family(options.model, options.device)
+    else:
+        model = load(find_model(options.model), options.device)
+    told = 0
+
+    def tell(reason: str) -> None:
+        nonlocal told
+        told += 1
+        if told <= _MOST_TOLD:
+            tqdm.write(f"pyg-schnet: left out {reason}", file=sys.stderr)
+        if told == _MOST_TOLD:
+            tqdm.write("pyg-schnet: further ones are only listed.", file=sys.stderr)
+
+    try:
+        done = screen(
+            [structure_source(file) for file in options.file],
+            model,
+            options.output,
+            forces=options.forces,
+            skip_bad=options.skip_bad,
+            index=options.index,
+            on_skip=tell,
+        )
+    except KeyboardInterrupt:
+        print("pyg-schnet: interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    print(done.sentence())
+    return 1 if done.skipped else 0
 
 
 def _predict_properties(options: "Namespace") -> int:

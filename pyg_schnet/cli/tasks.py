@@ -67,13 +67,20 @@ def _iso17(config: Any, folder: Path | None) -> "Task":
 
 
 def _trajectories(config: Any, folder: Path | None) -> "Task":
-    from pyg_schnet.datasets import Trajectories
+    from pyg_schnet.datasets import OnDiskFrames, Trajectories
     from pyg_schnet.training.force_tasks import trajectories_task
 
     if not config.paths:
         raise ValueError("paths is empty; name the files to train on, such as --paths a.xyz b.xyz.")
+    if len(config.paths) == 1 and Path(config.paths[0]).is_dir():
+        return trajectories_task(config, OnDiskFrames(config.paths[0]), folder)
     keys = config.energy_key, config.forces_key, False
-    dataset = Trajectories(config.paths, *keys, energy_unit=config.energy_unit, root=config.root)
+    dataset = Trajectories(
+        *(config.paths, *keys),
+        energy_unit=config.energy_unit,
+        root=config.root,
+        in_memory=config.in_memory,
+    )
     return trajectories_task(config, dataset, folder)
 
 

@@ -53,24 +53,34 @@ def evaluate_parser() -> "ArgumentParser":
 def train(options: "Namespace") -> None:
     """Train a model, or go on with it."""
     from pyg_schnet.analysis import plot_run
+    from pyg_schnet.training.processes import rank_of
     from pyg_schnet.training.tasks import CONFIGS, default_folder, train_task
 
     name = options.dataset
     chosen, kind = options[name], CONFIGS[name]
     config = kind(**{option: chosen[option] for option in kind.__dataclass_fields__})
     folder = Path(chosen.resume or config.output or default_folder(name, config))
+    # Of several processes the first looks at what is there, as it alone writes.
+    is_first = rank_of(config) == 0
     if chosen.ensemble is not None:
         _train_ensemble(name, config, chosen, folder)
         return
     if chosen.resume and not (folder / "last.ckpt").is_file():
         raise FileNotFoundError(f"There is no last.ckpt in {folder} to resume from.")
-    if not chosen.resume and (folder / "config.yaml").exists() and not chosen.overwrite:
+    if (
+        is_first
+        and not chosen.resume
+        and (folder / "config.yaml").exists()
+        and not chosen.overwrite
+    ):
         raise FileExistsError(
             f"{folder} holds a run already; go on with --resume {folder}, choose another "
             "--output, or replace it with --overwrite true."
         )
     task = TASKS[name](config, folder if chosen.resume else None)
     train_task(task, config, folder, resume=chosen.resume is not None)
+    if not is_first:
+        return
     figures = plot_run(folder)
     print(f"Wrote {folder}/metrics.json, best.safetensors, {', '.join(f.name for f in figures)}")
 
@@ -78,9 +88,11 @@ def train(options: "Namespace") -> None:
 def _train_ensemble(name: str, config: Any, chosen: "Namespace", folder: Path) -> None:
     from pyg_schnet.analysis import plot_calibration
     from pyg_schnet.training.ensembles import train_ensemble
+    from pyg_schnet.training.processes import rank_of
 
+    is_first = rank_of(config) == 0
     begun = sorted(folder.glob("seed*/config.yaml"))
-    if begun and not chosen.resume and not chosen.overwrite:
+    if is_first and begun and not chosen.resume and not chosen.overwrite:
         raise FileExistsError(
             f"{folder} holds an ensemble already; go on with --resume {folder}, choose another "
             "--output, or replace it with --overwrite true."
@@ -89,6 +101,8 @@ def _train_ensemble(name: str, config: Any, chosen: "Namespace", folder: Path) -
     task = TASKS[name](config, begun[0].parent if chosen.resume and begun else None)
     resume = chosen.resume is not None
     metrics = train_ensemble(task, config, folder, chosen.ensemble, resume)
+    if not is_first:
+        return
     if metrics["stopped"] == "interrupted":
         print(f"Interrupted; go on with --resume {folder} --ensemble {chosen.ensemble}.")
         return

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyg_schnet.simulation.loops import ClosedLoop, closed_loop
     from pyg_schnet.simulation.pimd import PathIntegralSummary, run_pimd
     from pyg_schnet.simulation.replicas import prepare_replicas
+    from pyg_schnet.simulation.screening import screen
     from pyg_schnet.simulation.stability import Drift, nve_drift
     from pyg_schnet.simulation.torch_sim_adapter import torch_sim_model
 
@@ -43,6 +44,7 @@ _LATER = {
     "prepare_replicas": "replicas",
     "run_md": "dynamics",
     "run_pimd": "pimd",
+    "screen": "screening",
     "torch_sim_model": "torch_sim_adapter",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "relax_file",
     "run_md",
     "run_pimd",
+    "screen",
     "torch_sim_model",
     "vibrations",
     "vibrations_file",

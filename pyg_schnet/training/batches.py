@@ -39,6 +39,9 @@ class MoleculeTable:
         forces: (N, 3) eV/Å in the dtype of ``pos``, or None.
         cell: (M, 3, 3) lattice vectors as rows, Å; None where nothing is periodic.
         pbc: (M, 3) booleans; None with a cell: periodic along all its vectors.
+        mapped_to: The tensors are views of files, perhaps larger than the memory, and batches shall
+            be of this dtype. Then nothing is converted, looked at or kept in whole: every batch
+            searches its own edges, and constants are fitted to a part of the structures.
 
     Raises:
         ValueError: If lengths do not fit, or positions, targets or forces are not finite.
@@ -58,6 +61,8 @@ class MoleculeTable:
         forces: Tensor | None = None,
         cell: Tensor | None = None,
         pbc: Tensor | None = None,
+        *,
+        mapped_to: torch.dtype | None = None,
     ) -> None:
         if int(ptr[-1]) != z.numel() or pos.shape != (z.numel(), 3) or len(y) != len(ptr) - 1:
             raise ValueError(
@@ -72,7 +77,11 @@ class MoleculeTable:
             raise ValueError(
                 f"cell must have one row per structure, ({len(y)}, 3, 3), got {tuple(cell.shape)}."
             )
+        self.is_mapped = mapped_to is not None
+        self.dtype = pos.dtype if mapped_to is None else mapped_to
         for name, values in (("pos", pos), ("y", y), ("forces", forces), ("cell", cell)):
+            if self.is_mapped:  # and was looked at when it was written
+                break
             if values is not None and not torch.isfinite(values).all():
                 row = int((~torch.isfinite(values)).flatten(1).any(1).nonzero()[0])
                 raise ValueError(f"{name} has a NaN or infinite value in row {row}; remove it.")
@@ -113,10 +122,13 @@ class MoleculeTable:
             if data.get("energy") is None:
                 raise ValueError("The data set has neither y nor energy to learn.")
             y = data.energy.view(-1, 1)
-        forces = None if forces is None else forces.to(dtype)
         cell, pbc = data.get("cell"), data.get("pbc")
         if cell is None or (pbc is not None and not bool(pbc.any())):
             cell = pbc = None
+        if data.z.dtype == torch.uint8:  # only files hold elements in one byte
+            ptr = slices["z"]
+            return cls(data.z, data.pos, ptr, y.double(), forces, cell, pbc, mapped_to=dtype)
+        forces = None if forces is None else forces.to(dtype)
         pos = data.pos.to(dtype)
         return cls(data.z.long(), pos, slices["z"], y.double(), forces, cell, pbc)
 
@@ -139,7 +151,7 @@ class MoleculeTable:
             raise ValueError("Some of the tables have cells and others have not; join like ones.")
         num_atoms = torch.cat([table.num_atoms for table in tables])
         return cls(
-            torch.cat([table.z for table in tables]),
+            torch.cat([table.z.long() for table in tables]),
             torch.cat([table.pos for table in tables]),
             torch.cat([num_atoms.new_zeros(1), num_atoms.cumsum(0)]),
             torch.cat([table.y for table in tables]),
@@ -161,7 +173,7 @@ class MoleculeTable:
         device = self.z.device
         counts = torch.zeros(len(rows), 100, dtype=torch.float64, device=device)
         return counts.index_put_(
-            (molecule.to(device), self.z[atoms.to(device)]),
+            (molecule.to(device), self.z[atoms.to(device)].long()),
             torch.ones((), dtype=torch.float64, device=device),
             accumulate=True,
         )
@@ -196,7 +208,9 @@ class MoleculeTable:
             lattices = None
             if self.cell is not None and self.pbc is not None:
                 lattices = self.cell, self.pbc
-            self._stored[cutoff] = store_edges(self.pos, self.num_atoms, cutoff, lattices)
+            self._stored[cutoff] = (
+                None if self.is_mapped else store_edges(self.pos, self.num_atoms, cutoff, lattices)
+            )
         edges = self._stored[cutoff]
         rows = rows.to("cpu", torch.long).contiguous()
         loops = _compiled() if self._is_plain() and edges is not None else None
@@ -283,7 +297,7 @@ class MoleculeTable:
         assert self.cell is not None and self.pbc is not None
         each = _counted(len(rows) + 1)
         return {
-            "cell": (self.cell[rows], each),
+            "cell": (self.cell[rows].to(self.dtype), each),
             "pbc": (self.pbc[rows], each),
             "cell_shift": (shift, edge_ptr),
         }
@@ -309,9 +323,11 @@ class MoleculeTable:
         batch = torch.repeat_interleave(atoms_there, output_size=total)
         atoms = torch.arange(total, device=device) + shift[batch]
         z, pos, y = self.z[atoms], self.pos[atoms], self.y[there]
+        if self.is_mapped:
+            z, pos = z.long(), pos.to(self.dtype)
         cell_shift = None
         if edges is None:
-            cell = None if self.cell is None else self.cell[there]
+            cell = None if self.cell is None else self.cell[there].to(self.dtype)
             pbc = None if self.pbc is None else self.pbc[there]
             edge_index, cell_shift = neighbor_edges(pos, cutoff, batch, cell, pbc, validate=False)
             cell_shift = cell_shift.int()
@@ -330,7 +346,7 @@ class MoleculeTable:
         ptr = host_ptr.to(device, non_blocking=True)
         more = {}
         if self.forces is not None:
-            more["forces"] = self.forces[atoms], host_ptr
+            more["forces"] = self.forces[atoms].to(self.dtype), host_ptr
         if self.cell is not None:
             assert cell_shift is not None
             more |= self._lattices(there, cell_shift, edge_ptr)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pyg_schnet.models import save
-from pyg_schnet.training.module import PropertyTraining
+from pyg_schnet.training.module import REASONS, PropertyTraining
 
 
 class BestModel(Callback):
@@ -54,7 +54,8 @@ class BestModel(Callback):
             self.best, self.best_step, self.checks_since = score, trainer.global_step, 0
             noted = {name: found[name] for name in module.noted}
             info = {**self.info, **noted, "step": trainer.global_step}
-            save(module.model, self.path, info=info)
+            if trainer.is_global_zero:
+                save(module.model, self.path, info=info)
 
     def state_dict(self) -> dict[str, Any]:
         """The best error and when it was reached."""
@@ -91,9 +92,10 @@ class StopCleanly(Callback):
 
         def handle(number: int, frame: FrameType | None) -> None:
             self.reason = "interrupted"
-            trainer.should_stop = True
+            module.stop(REASONS.index("interrupted"))
             signal.signal(signal.SIGINT, self._previous or signal.default_int_handler)
-            print("\nStopping after this step; Ctrl-C again to stop at once.", file=sys.stderr)
+            if trainer.is_global_zero:
+                print("\nStopping after this step; Ctrl-C again to stop at once.", file=sys.stderr)
 
         self._previous = signal.signal(signal.SIGINT, handle)
 
@@ -101,7 +103,14 @@ class StopCleanly(Callback):
         """Look at the clock."""
         if self.max_seconds is not None and module.elapsed() >= self.max_seconds:
             self.reason = self.reason or "max_time"
-            module.trainer.should_stop = True
+            module.stop(REASONS.index("max_time"))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: PropertyTraining, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take over why another process has asked to stop."""
+        if module.asked:
+            self.reason = self.reason or REASONS[module.asked]
 
     def on_validation_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
         """Look at the patience."""
@@ -172,7 +181,8 @@ class ResumePoint(Callback):
     def _save(self, trainer: L.Trainer) -> None:
         aside = self.path.with_suffix(".part")
         trainer.save_checkpoint(aside)
-        os.replace(aside, self.path)
+        if trainer.is_global_zero:
+            os.replace(aside, self.path)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save."""
@@ -197,7 +207,7 @@ class ShowProgress(Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: PropertyTraining) -> None:
         """Show the bar."""
-        if not sys.stderr.isatty():
+        if not sys.stderr.isatty() or not trainer.is_global_zero:
             return
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -221,7 +231,7 @@ class ShowProgress(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: PropertyTraining) -> None:
         """Tell the error."""
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
         errors = module.told(trainer.callback_metrics)
         rate = module.optimizers().param_groups[0]["lr"]

@@ -31,7 +31,8 @@ class RunConfig:
         normalize: neighbors (divide each convolution by the number of neighbours) or none.
         filters: exact (networks on every edge), tabulated, or auto.
         shared_filters: One filter network for all interaction blocks.
-        batch_size: Structures in a training batch.
+        batch_size: Structures in a training batch; several processes share them.
+        accumulate_grad_batches: Batches whose gradients are averaged for one step.
         eval_batch_size: Structures in a validation or test batch.
         optimizer: adam, or sgd (stochastic gradient descent).
         momentum: Of sgd.
@@ -51,6 +52,10 @@ class RunConfig:
         log_every: Steps between two lines of the log.
         seed: Seed of weights and batches.
         accelerator: auto, cpu or gpu.
+        devices: Devices (processes) to use on each machine; those that torchrun has started come
+            first.
+        num_nodes: Machines.
+        strategy: auto (ddp where there are several processes) or ddp.
         tensorboard: Write TensorBoard logs beside the CSV.
 
     Raises:
@@ -77,6 +82,7 @@ class RunConfig:
     filters: str = "auto"
     shared_filters: bool = False
     batch_size: int = 32
+    accumulate_grad_batches: int = 1
     eval_batch_size: int = 256
     optimizer: str = "adam"
     momentum: float = 0.9
@@ -96,6 +102,9 @@ class RunConfig:
     log_every: int = 100
     seed: int = 0
     accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
@@ -104,6 +113,7 @@ class RunConfig:
             normalize=("none", "neighbors"),
             model=("schnet", "dtnn"),
             optimizer=("adam", "sgd"),
+            strategy=("auto", "ddp"),
         )
         if self.preset == "dtnn":
             self.model = "dtnn"
@@ -116,7 +126,10 @@ class RunConfig:
             self._check_dtnn()
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}.")
-        for name in ("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"):
+        for name in (
+            *("batch_size", "eval_batch_size", "max_steps", "val_every", "log_every"),
+            *("accumulate_grad_batches", "devices", "num_nodes"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0.0 <= self.ema < 1.0:

@@ -16,6 +16,7 @@ from pyg_schnet.models import Ensemble, load, save
 from pyg_schnet.models.networks import Network
 from pyg_schnet.training.config import RunConfig
 from pyg_schnet.training.evaluation import evaluate, evaluate_forces
+from pyg_schnet.training.processes import rank_of, shared
 from pyg_schnet.training.targets import Property
 from pyg_schnet.training.tasks import Task, train_task
 
@@ -46,10 +47,12 @@ def train_ensemble(
     """
     if size < 2:
         raise ValueError(f"ensemble must be at least 2, got {size}; leave it out for one model.")
-    folder.mkdir(parents=True, exist_ok=True)
-    task.split.save(folder / "split.npz")
-    options = asdict(config) | {"ensemble": size}
-    _write(folder / "config.yaml", yaml.safe_dump(options, sort_keys=False))
+    is_first = rank_of(config) == 0
+    if is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        task.split.save(folder / "split.npz")
+        options = asdict(config) | {"ensemble": size}
+        _write(folder / "config.yaml", yaml.safe_dump(options, sort_keys=False))
     parts = []
     for seed in range(config.seed, config.seed + size):
         part = folder / f"seed{seed}"
@@ -60,7 +63,7 @@ def train_ensemble(
         if metrics["stopped"] == "interrupted":
             return metrics
         parts.append(part)
-    return _join(task, config, folder, parts)
+    return shared(_join(task, config, folder, parts) if is_first else {})
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

@@ -97,12 +97,13 @@ class TrajectoriesConfig(ForceTrainingConfig):
     """A run on frames of any files that ASE reads, and npz files of sGDML.
 
     Args:
-        paths: Files, or patterns.
+        paths: Files, or patterns; or the folder of an OnDiskFrames.
         energy_key: Name of the energy in them; by default that of the calculator.
         forces_key: The same of the forces.
         energy_unit: Of the energies; by default eV, or what an npz says.
         offsets: mean (one constant per atom) or dressed (one per element).
         root: Folder for a processed file; by default none is kept.
+        in_memory: False keeps the frames on the disk, in root, where there are more than fit.
         unit: In which energies are told, and forces per Å: kcal/mol, eV or meV.
     """
 
@@ -112,4 +113,5 @@ class TrajectoriesConfig(ForceTrainingConfig):
     energy_unit: str | None = None
     offsets: str = "dressed"
     root: str | None = None
+    in_memory: bool = True
     unit: str = "meV"

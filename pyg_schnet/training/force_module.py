@@ -171,7 +171,7 @@ class ForceTraining(PropertyTraining):
 
     def on_validation_epoch_start(self) -> None:
         """Forget earlier errors; with rho = 0, fit the constant of the weights to be validated."""
-        self._parts = []
+        self._parts, self._found = [], None
         self._potential = [Potential(self.model).eval()]
         if self.constant is not None:
             table, rows = self.constant
@@ -193,17 +193,20 @@ class ForceTraining(PropertyTraining):
 
     def validated(self) -> dict[str, Tensor]:
         """Loss, and errors of energies (eV) and of force components (eV/Å), of the validation."""
+        if self._found is not None:
+            return self._found
         error, energies, squares, wrong = (
-            torch.cat(part) for part in zip(*self._parts, strict=True)
+            self._all(torch.cat(part)) for part in zip(*self._parts, strict=True)
         )
         loss = self.rho * energies.mean() + squares.mean() if self.on_forces else energies.mean()
-        return {
+        self._found = {
             "val_loss": loss,
             "val_energy_mae": error.abs().mean(),
             "val_energy_rmse": error.square().mean().sqrt(),
             "val_forces_mae": wrong.abs().mean(),
             "val_forces_rmse": wrong.square().mean().sqrt(),
         }
+        return self._found
 
     def told(self, found: Mapping[str, Tensor]) -> str:
         """The errors of a validation in words, in the shown unit."""

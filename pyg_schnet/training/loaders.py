@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.processes import Share
 
 AHEAD = 512
 """Molecules of which a loader makes batches at a time."""
@@ -18,7 +19,8 @@ class EpochlessLoader:
     The order is that of PyG's ``DataLoader(dataset[rows], batch_size, shuffle=True,
     drop_last=True, generator=torch.Generator().manual_seed(seed))`` in this process, pass after
     pass: an incomplete last batch of a pass is left out. Starting at a step instead of at an epoch
-    is what lets a run resume bit for bit; what earlier passes drew is then drawn again.
+    is what lets a run resume bit for bit; what earlier passes drew is then drawn again. Several
+    processes draw the same batches, and each makes its share of them alone.
 
     Args:
         table: The molecules.
@@ -27,9 +29,12 @@ class EpochlessLoader:
         cutoff: Of the edges, Å; None for all pairs.
         seed: Of the permutations.
         start: First step.
+        accumulate: Batches of a step; batches of a pass that do not make up a step are left out,
+            unless there are no more.
+        share: Of each batch, in which the structures of this process follow each other.
 
     Raises:
-        ValueError: If there is no row.
+        ValueError: If there is no row, or the batches are too small to be shared.
     """
 
     def __init__(
@@ -40,24 +45,39 @@ class EpochlessLoader:
         cutoff: float | None,
         seed: int = 0,
         start: int = 0,
+        accumulate: int = 1,
+        share: Share | None = None,
     ) -> None:
         if not rows.numel():
             raise ValueError("rows is empty; give at least one molecule to train on.")
         self.table, self.rows, self.cutoff, self.seed = table, rows, cutoff, seed
         self.batch_size = min(batch_size, rows.numel())
-        self.start = start
-        self.batches_per_pass = rows.numel() // self.batch_size
+        self.start, self.accumulate = start, accumulate
+        self.share = Share() if share is None else share
+        if self.batch_size < self.share.count:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, less than the {self.share.count} processes that "
+                "share a batch; raise it, or use fewer."
+            )
+        batches = rows.numel() // self.batch_size
+        self.batches_per_pass = batches // accumulate * accumulate or batches
 
     def __iter__(self) -> Iterator[Batch]:
-        passes, place = divmod(self.start, self.batches_per_pass)
+        passes, place = divmod(self.start * self.accumulate, self.batches_per_pass)
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(passes):
             self._draw(generator)
         while True:
             order = self.rows[self._draw(generator)]
             order = order[: self.batches_per_pass * self.batch_size].view(-1, self.batch_size)
-            yield from _ahead(self.table, order[place:], self.cutoff)
+            yield from _ahead(self.table, self.share.of(order[place:]), self.cutoff)
             place = 0
+
+    @property
+    def weight(self) -> float:
+        """The part of each batch that this process has."""
+        mine = self.share.of(torch.empty(self.batch_size)).numel()
+        return mine / self.batch_size
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         """The permutation of the next pass, and from the generator all that a DataLoader draws."""
@@ -88,7 +108,7 @@ class Rounds:
             count = min(self.size, self.every - step % self.every)
             if step < self.last:
                 count = min(count, self.last - step)
-            yield [next(batches) for _ in range(count)]
+            yield [next(batches) for _ in range(count * self.loader.accumulate)]
             step += count
 
 

@@ -16,7 +16,11 @@ from pyg_schnet.models.sweeps import learned_energies
 from pyg_schnet.nn.readout import Atomwise, pool
 from pyg_schnet.nn.tabulated import FilterTable
 from pyg_schnet.training.batches import model_inputs
+from pyg_schnet.training.processes import add_up, add_up_gradients, gathered, largest
 from pyg_schnet.training.schedules import Schedule
+
+REASONS = ("", "max_time", "interrupted")
+"""Why a run may be asked to stop; of several reasons the last."""
 
 _NEVER = 2**62
 
@@ -50,6 +54,10 @@ class PropertyTraining(L.LightningModule):
 
     Attributes:
         after_step: Called with the module after each step.
+        accumulate: Batches of a step.
+        weight: Of this process in a batch that several share; None where there is one only.
+        shares_validation: Whether each process validates a part of the structures.
+        asked: Why the run shall stop, one of :data:`REASONS`, or 0.
         score: Which of the errors that are validated chooses the best weights.
         noted: Which of them are written into the file of the best weights.
     """
@@ -86,14 +94,29 @@ class PropertyTraining(L.LightningModule):
         self.optimizer, self.momentum = optimizer, momentum
         self.after_step: list[Callable[[PropertyTraining], None]] = []
         self.automatic_optimization = False
+        self.accumulate = 1
+        self.weight: float | None = None
+        self.shares_validation = False
+        self.asked, self._shared_clock = 0, 0.0
         self.elapsed_before = 0.0
         self._steps_of_filters: dict[str, tuple[float, int]] = {}
         self._started = time.monotonic()
         self._errors: list[Tensor] = []
+        self._found: dict[str, Tensor] | None = None
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume counted in."""
         return self.elapsed_before + time.monotonic() - self._started
+
+    def stop(self, reason: int) -> None:
+        """End the run after this step; of several processes, after this round, all together.
+
+        Args:
+            reason: Why, one of :data:`REASONS`.
+        """
+        self.asked = max(self.asked, reason)
+        if self.weight is None:
+            self.trainer.should_stop = True
 
     def error(self, batch: Batch) -> Tensor:
         """Prediction minus target, (B,), in the model's dtype and the unit of the target.
@@ -133,7 +156,8 @@ class PropertyTraining(L.LightningModule):
         table = self._table()
         if table is not None:
             table.set_steps(self._steps_of_filters)
-        self._started = time.monotonic()
+        self._started, self._shared_clock = time.monotonic(), self.elapsed_before
+        self.asked = 0
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
         """Leave on the CPU what is there; looking at each tensor would cost more than a copy."""
@@ -151,14 +175,24 @@ class PropertyTraining(L.LightningModule):
         """
         optimizer = self.optimizers()
         step = self.global_step  # counted here, as Lightning looks it up through five objects
-        for batch in batches:
-            rate = self.schedule.at(step, self.elapsed())
+        total: Tensor | None = None
+        for place, batch in enumerate(batches):
+            # Of several processes the clock of the first, as it was at the beginning of the round.
+            clock = self.elapsed() if self.weight is None else self._shared_clock
+            rate = self.schedule.at(step, clock)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # Reading the loss back stalls a GPU, so it is looked at now and then.
             watched = step % 100 == 0 or (step + 1) % self.log_every == 0
-            optimizer.zero_grad()
+            if place % self.accumulate == 0:
+                optimizer.zero_grad()
+                total = None
             loss = self.differentiate(batch, watched)
+            if loss is not None:
+                total = loss if total is None else total + loss
+            if (place + 1) % self.accumulate:
+                continue
+            loss = self._joined(total)
             if loss is not None and step % 100 == 0:
                 self._check_finite("loss", loss)
             if self.gradient_clip:
@@ -171,6 +205,8 @@ class PropertyTraining(L.LightningModule):
                 self._log(loss)
             if self.trainer.should_stop:
                 break
+        if self.weight is not None:
+            self._agree()
         # Lightning counts rounds, not steps.
         due = self.global_step % self.val_every == 0 or (
             # A run shorter than that is validated at its end.
@@ -205,6 +241,27 @@ class PropertyTraining(L.LightningModule):
             loss.backward()
         return loss.detach() if watched else None
 
+    def _joined(self, total: Tensor | None) -> Tensor | None:
+        """Make the sums over the batches of a step, and over processes, those of the whole."""
+        scale = 1.0 / self.accumulate
+        if self.weight is not None:
+            scale *= self.weight
+            add_up_gradients([p for p in self.parameters() if p.requires_grad], scale)
+            return None if total is None else add_up(total, scale)
+        if self.accumulate > 1:
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            torch._foreach_mul_(grads, scale)
+            return None if total is None else total * scale
+        return total
+
+    def _agree(self) -> None:
+        """Let all processes stop if one shall, and go by one clock."""
+        first = self.elapsed() if self.trainer.is_global_zero else 0.0
+        asked, self._shared_clock = largest([self.asked, first], self.device)
+        self.asked = int(asked)
+        if self.asked:
+            self.trainer.should_stop = True
+
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not torch.isfinite(value):
             raise FloatingPointError(
@@ -224,7 +281,7 @@ class PropertyTraining(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget earlier errors."""
-        self._errors = []
+        self._errors, self._found = [], None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the errors of a batch."""
@@ -232,10 +289,20 @@ class PropertyTraining(L.LightningModule):
 
     def validated(self) -> dict[str, Tensor]:
         """Mean absolute and root mean square error of the validation, in the shown unit."""
-        errors = torch.cat(self._errors) * self.factor
+        if self._found is not None:
+            return self._found
+        errors = self._all(torch.cat(self._errors)) * self.factor
         if self.scales is not None:
             errors = errors / self.scales
-        return {"val_mae": errors.abs().mean(), "val_rmse": errors.square().mean().sqrt()}
+        self._found = {
+            "val_mae": errors.abs().mean(),
+            "val_rmse": errors.square().mean().sqrt(),
+        }
+        return self._found
+
+    def _all(self, values: Tensor) -> Tensor:
+        """Rows of all processes, where each validates a part."""
+        return gathered(values) if self.shares_validation else values
 
     def told(self, found: Mapping[str, Tensor]) -> str:
         """The errors of a validation in words."""

@@ -36,9 +36,10 @@ from pyg_schnet.training.config import RunConfig, seconds
 from pyg_schnet.training.evaluation import edge_cutoff
 from pyg_schnet.training.loaders import EpochlessLoader, OrderedLoader, Rounds
 from pyg_schnet.training.module import PropertyTraining
+from pyg_schnet.training.processes import Share, SharedGradients, layout, rank_of, shared
 from pyg_schnet.training.schedules import Schedule
 from pyg_schnet.training.splits import Split
-from pyg_schnet.training.statistics import fit_extent
+from pyg_schnet.training.statistics import ENOUGH, fit_extent
 from pyg_schnet.training.targets import EnergyAndForces, Properties, Property, Target
 
 __all__ = ["EnergyAndForces", "Properties", "Property", "build_model", "train"]
@@ -155,14 +156,32 @@ def train(
         config.max_steps,
         seconds(config.max_time),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        _clear(folder)
-    split.save(folder / "split.npz")
-    _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+    is_first = rank_of(config) == 0
+    if is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            _clear(folder)
+        split.save(folder / "split.npz")
+        _write_text(folder / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
     module = wanted.module(config, model, schedule, table, split.train)
     info = wanted.info() | {"elements": _elements(table, split.train)}
     progress = _fit(config, module, table, split, folder, info, start)
+    metrics: dict[str, Any] = {}
+    if is_first:
+        metrics = _judge(config, wanted, module, table, split, folder) | progress
+        _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return shared(metrics)
+
+
+def _judge(
+    config: RunConfig,
+    wanted: Target,
+    module: PropertyTraining,
+    table: MoleculeTable,
+    split: Split,
+    folder: Path,
+) -> dict[str, Any]:
+    """Test the best model, write its predictions, and return what metrics.json says of it."""
     trained = load(folder / "best.safetensors", device=module.device)
     assert isinstance(trained, Network)
     metrics, arrays = wanted.judge(config, trained, table, split)
@@ -172,10 +191,11 @@ def train(
         "n_test": split.test.numel(),
         "seed": config.seed,
         "threads": torch.get_num_threads(),
-        **progress,
+        "parameters": sum(p.numel() for p in trained.parameters()),
     }
-    metrics["parameters"] = sum(p.numel() for p in model.parameters())
-    _write_results(folder, split, arrays, metrics)
+    aside = folder / "predictions.part.npz"
+    np.savez(aside, rows=split.test.numpy(), **arrays)  # type: ignore[arg-type]
+    os.replace(aside, folder / "predictions.npz")
     return metrics
 
 
@@ -183,7 +203,8 @@ def _elements(table: MoleculeTable, rows: Tensor) -> list[str]:
     """Symbols of the elements that are trained on."""
     from ase.data import chemical_symbols
 
-    present = table.composition(rows).sum(0).nonzero().flatten()
+    counts = torch.stack([table.composition(some).sum(0) for some in rows.split(ENOUGH)])
+    present = counts.sum(0).nonzero().flatten()
     return [chemical_symbols[number] for number in present.tolist()]
 
 
@@ -204,10 +225,20 @@ def _fit(
     module.after_step = [average.after_step, stop.after_step]
     callbacks = [best, stop, ResumePoint(last), ShowProgress(info["target"]), average]
     cutoff = edge_cutoff(module.model)
-    loader = EpochlessLoader(table, split.train, config.batch_size, cutoff, config.seed, start or 0)
-    validation = OrderedLoader(table, split.val, config.eval_batch_size, cutoff)
     with _quiet():
         trainer = _trainer(config, folder, callbacks, start or 0)
+        share = Share(trainer.global_rank, trainer.world_size)
+        loader = EpochlessLoader(
+            *(table, split.train, config.batch_size, cutoff, config.seed, start or 0),
+            accumulate=config.accumulate_grad_batches,
+            share=share,
+        )
+        module.accumulate = config.accumulate_grad_batches
+        module.weight = loader.weight if share.count > 1 else None
+        # So few structures that some process would have none are validated by all.
+        module.shares_validation = 1 < share.count <= split.val.numel()
+        mine = share.of(split.val) if module.shares_validation else split.val
+        validation = OrderedLoader(table, mine, config.eval_batch_size, cutoff)
         trainer.fit(
             module,
             Rounds(loader, STEPS_OF_A_ROUND, config.val_every, config.max_steps),
@@ -248,17 +279,21 @@ def _clear(folder: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's remarks on hardware, loaders and its own deprecations from the user."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # Loaders in the main process are on purpose: a batch costs a millisecond.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*")
+            # What is logged of a validation is the same in all processes.
+            warnings.filterwarnings("ignore", ".*sync_dist=True.*")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _trainer(config: RunConfig, folder: Path, callbacks: list[Any], start: int) -> L.Trainer:
@@ -267,9 +302,14 @@ def _trainer(config: RunConfig, folder: Path, callbacks: list[Any], start: int) 
     loggers: list[Logger] = [CSVLogger(folder, name="log", version=part)]
     if config.tensorboard:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=part))
+    devices, nodes = layout(config)
+    several = devices * nodes > 1 or config.strategy == "ddp"
     return L.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=SharedGradients() if several else "auto",
+        use_distributed_sampler=False,  # the loaders know their shares
         precision=config.precision,
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -284,15 +324,6 @@ def _trainer(config: RunConfig, folder: Path, callbacks: list[Any], start: int) 
         logger=loggers,
         default_root_dir=folder,
     )
-
-
-def _write_results(
-    folder: Path, split: Split, arrays: dict[str, np.ndarray], metrics: dict[str, Any]
-) -> None:
-    aside = folder / "predictions.part.npz"
-    np.savez(aside, rows=split.test.numpy(), **arrays)  # type: ignore[arg-type]
-    os.replace(aside, folder / "predictions.npz")
-    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -22,6 +22,15 @@ class Offsets:
     atomref: Tensor
 
 
+ENOUGH = 200_000
+"""Structures that constants are fitted to where there are so many that they stay on the disk."""
+
+
+def enough(table: MoleculeTable, rows: Tensor) -> Tensor:
+    """Rows to fit constants to: all, or the first of them where the table is not in memory."""
+    return rows[:ENOUGH] if table.is_mapped else rows
+
+
 def dressed_atoms(table: MoleculeTable, rows: Tensor, readout: str = "add") -> Tensor:
     r"""One energy per element that fits the targets best by composition alone.
 
@@ -40,6 +49,7 @@ def dressed_atoms(table: MoleculeTable, rows: Tensor, readout: str = "add") -> T
     Returns:
         (100, 1), float64.
     """
+    rows = enough(table, rows)
     counts, y = table.composition(rows), table.y[rows, :1].to(torch.float64)
     if readout == "add":
         return fit_composition(counts, y)
@@ -91,6 +101,7 @@ def offsets(
         raise ValueError(
             "This target has no single-atom references; use offsets='dressed' or 'mean'."
         )
+    rows = enough(table, rows)
     per_element = torch.zeros(100, 1, dtype=torch.float64)
     if kind == "dressed":
         per_element = dressed_atoms(table, rows, readout)
@@ -145,11 +156,13 @@ def baselines(
         Two tensors (len(test),), float64, in the unit of the target.
     """
     mean = table.y[train, 0].mean().expand(len(test))
-    counts = table.composition(test)
-    if readout == "mean":
-        counts = counts / counts.sum(1, keepdim=True)
-    dressed = (counts @ dressed_atoms(table, train, readout)).squeeze(1)
-    return mean, dressed
+    per_element, parts = dressed_atoms(table, train, readout), [mean.new_zeros(0)]
+    for rows in test.split(ENOUGH):
+        counts = table.composition(rows)
+        if readout == "mean":
+            counts = counts / counts.sum(1, keepdim=True)
+        parts.append((counts @ per_element).squeeze(1))
+    return mean, torch.cat(parts)
 
 
 def force_scale(table: MoleculeTable, rows: Tensor) -> float:
@@ -167,6 +180,7 @@ def force_scale(table: MoleculeTable, rows: Tensor) -> float:
     """
     if table.forces is None:
         raise ValueError("scale='forces' needs forces, but the data set has none.")
+    rows = enough(table, rows)
     mine = torch.zeros(len(table), dtype=torch.bool)
     mine[rows] = True
     chosen = table.forces[torch.repeat_interleave(mine, table.num_atoms).to(table.forces.device)]

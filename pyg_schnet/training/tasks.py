@@ -17,6 +17,7 @@ from pyg_schnet.training.config import RunConfig, TrainingConfig
 from pyg_schnet.training.crystal_config import CrystalConfig
 from pyg_schnet.training.evaluation import Evaluation, evaluate, evaluate_forces
 from pyg_schnet.training.force_config import ISO17Config, MD17Config, TrajectoriesConfig
+from pyg_schnet.training.processes import rank_of
 from pyg_schnet.training.run import train
 from pyg_schnet.training.splits import Split, random_split, split_of_parts
 from pyg_schnet.training.targets import UNITS, EnergyAndForces, Properties, Property, in_names
@@ -154,6 +155,8 @@ def train_task(task: Task, config: RunConfig, folder: Path, resume: bool = False
         The metrics, as in metrics.json.
     """
     split = task.split
+    if rank_of(config):  # another process tells
+        return train(config, task.target, task.table, split, folder, resume)
     print(
         f"Training on {task.title}: {split.train.numel():,} {task.noun}, "
         f"{split.val.numel():,} for validation, {split.test.numel():,} for test; run folder "
