@@ -1,14 +1,17 @@
 """The study of C20 on a small scale: a cage of springs stands for the reference method."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator, all_changes
 from ase.io import read
+from torch_geometric.data import Data
 
+from pyg_schnet import Potential, load
 from pyg_schnet.benchmarks.accuracy import runner
-from pyg_schnet.benchmarks.c20 import command, modes, reference, sampling, selection, study
+from pyg_schnet.benchmarks.c20 import command, modes, polish, reference, sampling, selection, study
 from pyg_schnet.benchmarks.c20.options import Options
 from pyg_schnet.benchmarks.c20.report import Heading, Paragraph, Table, as_html, as_markdown
 from pyg_schnet.benchmarks.c20.stages import Stages, finite
@@ -16,6 +19,7 @@ from pyg_schnet.datasets.fullerene import C20
 from pyg_schnet.datasets.generate import dodecahedron
 from pyg_schnet.simulation import normal_modes
 from pyg_schnet.training.batches import MoleculeTable
+from pyg_schnet.training.splits import Split
 from pyg_schnet.units import BOLTZMANN, KCAL_PER_MOL
 
 BOND = 1.45
@@ -52,7 +56,8 @@ class Springs(Calculator):
 def small(folder, **changes) -> Options:
     given = dict(
         rows=("c20-t3-f64-rho0.01",), frames=40, displaced=20, equilibration=50.0, starts=1,
-        training=TRAINING, md_time=0.25, replicas=2, pimd_time=0.02, beads=2, cost_seconds=0.01,
+        along_modes=30, polish_steps=20, training=TRAINING,
+        md_time=0.25, replicas=2, pimd_time=0.02, beads=2, cost_seconds=0.01,
     )  # fmt: skip
     return Options(folder, **(given | changes))
 
@@ -121,7 +126,7 @@ def test_what_is_finished_is_not_done_again(done, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "run_path_integrals", no_ipi)
     again = study.run(small(folder), Springs)
     assert again == numbers
-    assert capsys.readouterr().out.count("finished before, kept") == 9
+    assert capsys.readouterr().out.count("finished before, kept") == 12
 
 
 def test_dynamics_stay_near_the_temperature_and_the_cage(done):
@@ -136,7 +141,7 @@ def test_dynamics_stay_near_the_temperature_and_the_cage(done):
 def test_path_integrals_give_distributions_of_all_beads(done):
     pytest.importorskip("ipi", reason="no i-PI")
     numbers, folder = done
-    path = folder / numbers["trained"]["file"]
+    path = folder / numbers["polished"]["file"]
     found = sampling.run_path_integrals(path, small(folder))
     assert found["beads"] == 2 and found["time_ps"] == pytest.approx(0.02)
     # Five frames of two beads each, less a tenth.
@@ -186,6 +191,61 @@ def test_displaced_structures_have_the_energies_of_harmonic_oscillators(tmp_path
     atoms = frames[0].copy()
     atoms.calc = Springs()
     np.testing.assert_allclose(frames[0].get_forces(), atoms.get_forces(), atol=1e-6)
+
+
+def test_structures_along_one_mode_have_displacements_of_all_sizes(tmp_path):
+    minimum = reference.structure("C20")
+    options = small(tmp_path, along_modes=80)
+    found = reference.make_along_modes(options, Springs, minimum)
+    frames = read(reference.along_modes_path(options), ":")
+    assert found["along_modes"] == len(frames) == 80
+    kelvin = np.array([atoms.info["temperature_K"] for atoms in frames])
+    assert 0.1 <= kelvin.min() < 1 and 100 < kelvin.max() <= 500
+    # Logarithms are even: the geometric mean is that of the ends.
+    assert np.log(kelvin).mean() == pytest.approx(np.log(0.1 * 500) / 2, abs=1.0)
+    energies = np.array([atoms.get_potential_energy() for atoms in frames]) + 1000
+    assert np.mean(energies / (BOLTZMANN * kelvin)) == pytest.approx(0.5, rel=0.5)
+    # One mode alone, so a force along the displacement where the well is harmonic.
+    for atoms in frames[:10]:
+        moved, forces = (atoms.positions - CAGE).ravel(), atoms.get_forces().ravel()
+        along = -(moved @ forces) / np.linalg.norm(moved) / np.linalg.norm(forces)
+        assert along == pytest.approx(1.0, abs=0.02)
+
+
+def test_polish_lowers_relative_errors_of_forces(done):
+    numbers, folder = done
+    found = numbers["polished"]
+    assert found["loss_after"] < 0.8 * found["loss_before"]
+    assert (found["along_modes"], found["others"]) == (30, 48) and found["steps"] <= 20
+    options = small(folder)
+    # The loss by the definition, from the calculator of a model and the frames in the file.
+    trained, polished = (
+        Potential(load(folder / numbers[name]["file"]).double()).eval()
+        for name in ("trained", "polished")
+    )
+    table = polish.structures(options)
+    train = Split.load((folder / numbers["trained"]["file"]).parent / "split.npz").train
+    others = np.square([table.forces[20 * m : 20 * m + 20].numpy() for m in train])
+    floor = (polish.FLOOR**2) * others.mean()
+    for name, potential in (("loss_before", trained), ("loss_after", polished)):
+        terms = []
+        for m in [*range(60, 90), *train.tolist()]:
+            forces = table.forces[20 * m : 20 * m + 20].numpy()
+            data = Data(z=table.z[:20], pos=table.pos[20 * m : 20 * m + 20])
+            wrong = potential(data)["forces"].numpy() - forces
+            terms.append((wrong**2).mean() / ((forces**2).mean() + floor))
+        assert np.mean(terms) == pytest.approx(found[name], rel=1e-3), name
+
+
+def test_a_study_without_polish_uses_the_model_as_trained(done, tmp_path, monkeypatch):
+    folder = tmp_path / "again"
+    shutil.copytree(done[1], folder)
+    monkeypatch.setattr(sampling, "run_path_integrals", no_ipi)
+    found = study.run(small(folder, polish_steps=0), Springs)
+    assert "polished" not in found
+    off = done[0]["trained_deviations"]["largest_percent"]
+    assert found["deviations"]["largest_percent"] == pytest.approx(off, rel=1e-3)
+    assert "Polish" not in (folder / "report.md").read_text()
 
 
 def test_a_whole_trajectory_is_no_view_and_can_be_trained_on(done):

@@ -25,6 +25,8 @@ def parser() -> "ArgumentParser":
     words = {
         "frames": "Of the reference trajectory.",
         "displaced": "Structures displaced along normal modes, to train on too.",
+        "along_modes": "Structures displaced along one mode each, to polish the model on.",
+        "polish_steps": "Of the polish; 0 leaves it out.",
         "equilibration": "Of it, fs.",
         "select_time": "Of the training of each model, to choose one.",
         "max_time": "Of the training of the chosen one, such as 30m.",

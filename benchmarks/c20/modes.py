@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 REFERENCE_MINIMUM, MODEL_MINIMUM = "reference_minimum.extxyz", "model_minimum.extxyz"
+TRAINED_MINIMUM = "trained_minimum.extxyz"
+"""Of a model before it is polished."""
 
 TIGHT = 1e-4 * KCAL_PER_MOL
 """Largest force of a minimum, eV/Å: the paper's 1e-4 kcal/mol/Å."""
@@ -62,7 +64,7 @@ def of_reference(options: Options, reference: Reference) -> Result:
     return known | _found(calculator, best, options.output / REFERENCE_MINIMUM)
 
 
-def of_model(path: Path, options: Options) -> Result:
+def of_model(path: Path, options: Options, written: str = MODEL_MINIMUM) -> Result:
     """Minimum and frequencies of a model in float64, from its exact second derivatives.
 
     The minimum is the one that a relaxation from the reference's ends in; frequencies of two
@@ -72,6 +74,7 @@ def of_model(path: Path, options: Options) -> Result:
     Args:
         path: Of its file.
         options: Of the study.
+        written: Name of the file that the minimum is written to.
 
     Raises:
         ArithmeticError: If the relaxation does not come to rest.
@@ -82,7 +85,7 @@ def of_model(path: Path, options: Options) -> Result:
         raise ArithmeticError(f"The model's minimum was not found: {best.sentence()}")
     others = [relax(model, atoms, TIGHT) for atoms in cages(options)]
     known = {"minima_eV": sorted(one.energy for one in others if one.converged)}
-    return known | _found(model, best, options.output / MODEL_MINIMUM)
+    return known | _found(model, best, options.output / written)
 
 
 def minimum_of_reference(options: Options) -> "Atoms":

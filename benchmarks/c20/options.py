@@ -25,6 +25,10 @@ class Options:
             by a temperature up to that of the trajectory; with them, forces are known
             closely where frequencies come from. Of ten frames and displaced structures, eight are
             trained on, one is for validation and one for test.
+        along_modes: Structures displaced along a single mode each, by amounts from tiny to thermal,
+            which the chosen model is polished on
+            (:func:`~pyg_schnet.benchmarks.c20.polish.polish`).
+        polish_steps: Of it; 0 leaves the model as it was trained.
         equilibration: fs before the first frame.
         select_time: Of the training of each row, by which one is chosen; with a single row there
             is nothing to choose.
@@ -48,6 +52,8 @@ class Options:
     rows: tuple[str, ...] = ("c20-*",)
     frames: int = 2_000
     displaced: int = 6_000
+    along_modes: int = 1_000
+    polish_steps: int = 250
     equilibration: float = 2000.0
     select_time: str = "10m"
     max_time: str = "1h"
@@ -64,6 +70,7 @@ class Options:
 
     def __post_init__(self) -> None:
         least = {"frames": 20, "displaced": 0, "starts": 1, "replicas": 1, "beads": 1}
+        least |= {"along_modes": 1 if self.polish_steps else 0, "polish_steps": 0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}.")
@@ -88,6 +95,8 @@ class Options:
             rows=("c20-t3-f64-rho0.01",),
             frames=200,
             displaced=400,
+            along_modes=100,
+            polish_steps=20,
             equilibration=200.0,
             max_time="1m",
             starts=2,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # that ends there. The trajectory has the looser one of the data set.
 _TIGHT = 1e-4
 
+_LOWEST = 0.1  # K, of structures displaced along one mode
+
 Reference = Callable[[], "Calculator"]
 
 
@@ -33,6 +35,11 @@ def trajectory_path(options: Options) -> Path:
 def displaced_path(options: Options) -> Path:
     """File of the displaced structures."""
     return options.data / "raw" / "c20_displaced.extxyz"
+
+
+def along_modes_path(options: Options) -> Path:
+    """File of the structures displaced along one mode each."""
+    return options.data / "raw" / "c20_along_modes.extxyz"
 
 
 def gfn2_xtb() -> "Calculator":
@@ -116,6 +123,70 @@ def make_displaced(options: Options, reference: Reference, minimum: "Atoms") -> 
     Raises:
         ArithmeticError: If it is no minimum.
     """
+    rng = np.random.default_rng([options.seed, len(minimum)])
+
+    def draw(number: int) -> tuple[float, np.ndarray]:
+        return TRAINED_AT * rng.uniform() ** 2, rng.normal(size=number)
+
+    return {
+        "displaced": options.displaced,
+        "highest_K": TRAINED_AT,
+        **_displace(options.displaced, draw, displaced_path(options), reference, minimum),
+    }
+
+
+def make_along_modes(options: Options, reference: Reference, minimum: "Atoms") -> Result:
+    r"""Structures displaced along a single normal mode each, with energies and forces.
+
+    .. math::
+        r = r_0 + q_k e_k, \qquad q_k \sim \mathcal N(0, k_B T / \omega_k^2), \qquad
+        \ln T \sim \mathcal U(\ln 0.1\,\mathrm K, \ln 500\,\mathrm K)
+
+    with a mode k drawn evenly for each. Where all modes are displaced together, the forces of soft
+    ones are lost among those of the others: the softest pair of C20 makes up 1/1600 of the squares.
+    Here each mode counts as much as any other, and each size of displacement does.
+
+    Args:
+        options: Of the study.
+        reference: What makes the calculator.
+        minimum: Of the reference.
+
+    Raises:
+        ArithmeticError: If it is no minimum.
+    """
+    rng = np.random.default_rng([options.seed, len(minimum), 1])
+
+    def draw(number: int) -> tuple[float, np.ndarray]:
+        kelvin = TRAINED_AT * (_LOWEST / TRAINED_AT) ** rng.uniform()
+        amounts = np.zeros(number)
+        amounts[rng.integers(number)] = rng.normal()
+        return kelvin, amounts
+
+    return {
+        "along_modes": options.along_modes,
+        "lowest_K": _LOWEST,
+        "highest_K": TRAINED_AT,
+        **_displace(options.along_modes, draw, along_modes_path(options), reference, minimum),
+    }
+
+
+def _displace(
+    count: int,
+    draw: Callable[[int], tuple[float, np.ndarray]],
+    path: Path,
+    reference: Reference,
+    minimum: "Atoms",
+) -> Result:
+    """Write displaced structures.
+
+    Args:
+        count: How many.
+        draw: Given the number of modes, a temperature (K) and the displacement along each mode in
+            units of its harmonic width at that temperature.
+        path: File to write.
+        reference: What makes the calculator.
+        minimum: What is displaced.
+    """
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
@@ -125,11 +196,10 @@ def make_displaced(options: Options, reference: Reference, minimum: "Atoms") -> 
     if modes.num_imaginary:
         raise ArithmeticError(f"Structures are displaced from a minimum only: {modes.sentence()}")
     spread = np.sqrt(BOLTZMANN) * HBAR / (modes.frequencies * INVERSE_CM)  # √(u/K) Å
-    rng = np.random.default_rng([options.seed, len(minimum)])
     frames = []
-    for _ in tqdm(range(options.displaced), desc="Displaced", disable=None):
-        kelvin = TRAINED_AT * rng.uniform() ** 2
-        amounts = np.sqrt(kelvin) * spread * rng.normal(size=len(spread))
+    for _ in tqdm(range(count), desc="Displaced", disable=None):
+        kelvin, drawn = draw(len(spread))
+        amounts = np.sqrt(kelvin) * spread * drawn
         atoms = Atoms(
             minimum.numbers, minimum.positions + np.tensordot(amounts, modes.modes, axes=1)
         )
@@ -139,7 +209,6 @@ def make_displaced(options: Options, reference: Reference, minimum: "Atoms") -> 
         atoms.calc = SinglePointCalculator(atoms, **found)
         atoms.info["temperature_K"] = kelvin
         frames.append(atoms)
-    path = displaced_path(options)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.stem}.part{path.suffix}")
     write(aside, frames, format="extxyz")
@@ -147,8 +216,6 @@ def make_displaced(options: Options, reference: Reference, minimum: "Atoms") -> 
     energies = np.array([atoms.get_potential_energy() for atoms in frames])
     size = np.mean([np.abs(atoms.get_forces()).mean() for atoms in frames])
     return {
-        "displaced": len(frames),
-        "highest_K": TRAINED_AT,
         "energy_spread_eV": float(energies.std()),
         "mean_force_component_eV_per_angstrom": float(size),
         "file": path.name,

@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from pyg_schnet.benchmarks.accuracy.catalogue import Row
-from pyg_schnet.benchmarks.c20 import cost, figures, modes, report, sampling, selection, words
+from pyg_schnet.benchmarks.c20 import (
+    cost,
+    figures,
+    modes,
+    polish,
+    report,
+    sampling,
+    selection,
+    words,
+)
 from pyg_schnet.benchmarks.c20.options import EVERY, TRAINED_AT, Options
 from pyg_schnet.benchmarks.c20.reference import (
     Reference,
     gfn2_xtb,
+    make_along_modes,
     make_displaced,
     make_trajectory,
     method_of,
@@ -63,6 +73,8 @@ def run(options: Options, reference: Reference = gfn2_xtb) -> Result:
     found |= _train(stages, options, data)
     model = options.output / found["trained"]["file"]
     found["trained"]["forces_by_kind"] = selection.forces_by_kind(model, options.frames)
+    if options.polish_steps:
+        model = _polish(stages, options, reference, found, known)
     weights = {"weights": sampling.fingerprint(model)}
     found["model"] = stages.run(
         "model_modes", known | weights, lambda: modes.of_model(model, options)
@@ -92,6 +104,39 @@ def _train(stages: Stages, options: Options, data: Result) -> Result:
     used = selection.inputs_of(rows[chosen], options, options.max_time, data)["options"]
     trained = train(rows[chosen], "model", options.max_time)
     return {"models": models, "trained": trained | {"options": used}}
+
+
+def _polish(
+    stages: Stages, options: Options, reference: Reference, found: Result, known: Result
+) -> Path:
+    """Structures along one mode each, and the model polished on them: its file."""
+    along = stages.run(
+        "along_modes",
+        known | {"along_modes": options.along_modes},
+        lambda: make_along_modes(options, reference, modes.minimum_of_reference(options)),
+    )
+    trained = options.output / found["trained"]["file"]
+    weights = {"weights": sampling.fingerprint(trained)}
+    before = stages.run(
+        "trained_modes",
+        known | weights,
+        lambda: modes.of_model(trained, options, modes.TRAINED_MINIMUM),
+    )
+    found["trained_deviations"] = modes.deviations(before, found["reference"])
+    _say_modes(found["trained_deviations"])
+    inputs = weights | {
+        "along_modes": {k: v for k, v in along.items() if k != "seconds"},
+        "steps": options.polish_steps,
+        "seed": options.seed,
+    }
+    polished = stages.run(
+        "polished", inputs, lambda: polish.polish(trained, options, trained.parent / "polished")
+    )
+    print(f"  forces {polished['forces']:.4f} kcal/mol/Å, energy {polished['energy']:.4f} kcal/mol")
+    model = options.output / polished["file"]
+    polished["forces_by_kind"] = selection.forces_by_kind(model, options.frames)
+    found |= {"along_modes": along, "polished": polished}
+    return model
 
 
 def _sample(found: Result, stages: Stages, model: Path, options: Options, inputs: Result) -> None:

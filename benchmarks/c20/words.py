@@ -30,8 +30,9 @@ def tell(found: Mapping[str, Any], pictures: Mapping[str, Path]) -> list[Block]:
             "digits differ. What can be compared is how closely the model follows its own "
             "reference."
         ),
-        *_data(found["trajectory"], found.get("displaced")),
-        *_models(found["models"], found["trained"]),
+        *_data(found["trajectory"], found.get("displaced"), found.get("along_modes")),
+        *_models(found["models"], found["trained"], found.get("polished")),
+        *_polish(found.get("polished"), found.get("trained_deviations")),
         *_minimum(found["deviations"], found["model"], found["reference"], reference),
         *_modes(found["deviations"], found["model"], found["reference"], pictures),
         *_dynamics(found, pictures),
@@ -39,7 +40,7 @@ def tell(found: Mapping[str, Any], pictures: Mapping[str, Path]) -> list[Block]:
     ]
 
 
-def _data(data: Result, displaced: Result | None) -> list[Block]:
+def _data(data: Result, displaced: Result | None, along: Result | None) -> list[Block]:
     force = data["mean_force_component_eV_per_angstrom"] / KCAL_PER_MOL
     blocks: list[Block] = [
         Heading("Reference data"),
@@ -50,19 +51,27 @@ def _data(data: Result, displaced: Result | None) -> list[Block]:
             f"{force:.1f} kcal/mol/Å on average."
         ),
     ]
-    if displaced is None:
-        return blocks
-    force = displaced["mean_force_component_eV_per_angstrom"] / KCAL_PER_MOL
-    also = (
-        f"Beside them, which the paper does not have, {displaced['displaced']:,} structures "
-        "displaced along the normal modes of the reference by thermal amounts, of temperatures up "
-        f"to {displaced['highest_K']:g} K whose square roots are drawn evenly (a component "
-        f"of the forces is {force:.1f} kcal/mol/Å on average)."
-    )
-    return [*blocks, Paragraph(also)]
+    if displaced is not None:
+        force = displaced["mean_force_component_eV_per_angstrom"] / KCAL_PER_MOL
+        also = (
+            f"Beside them, which the paper does not have, {displaced['displaced']:,} structures "
+            "displaced along the normal modes of the reference by thermal amounts, of temperatures "
+            f"up to {displaced['highest_K']:g} K whose square roots are drawn evenly (a component "
+            f"of the forces is {force:.1f} kcal/mol/Å on average)."
+        )
+        blocks.append(Paragraph(also))
+    if along is not None:
+        one = (
+            f"To polish the model on, {along['along_modes']:,} structures displaced along one mode "
+            f"each, drawn evenly, of temperatures from {along['lowest_K']:g} to "
+            f"{along['highest_K']:g} K whose logarithms are drawn evenly."
+        )
+        blocks.append(Paragraph(one))
+    return blocks
 
 
-def _models(models: list[Result], trained: Result) -> list[Block]:
+def _models(models: list[Result], trained: Result, polished: Result | None) -> list[Block]:
+    used_for = "polished below" if polished else "used below"
     rows = [
         [
             *(str(one[name]) for name in ("num_interactions", "num_filters")),
@@ -70,16 +79,12 @@ def _models(models: list[Result], trained: Result) -> list[Block]:
             *(f"{one[name]:.4f}" for name in ("energy", "forces", "val_forces")),
             f"{one['steps']:,}",
             f"{one['training_seconds'] / 60:.0f}",
-            "used below" if one is trained else "",
+            used_for if one is trained else "",
         ]
         for one in (*models, trained)
     ]
     head = ["T", "F", "ρ", "energy", "forces", "validation forces", "steps", "minutes", ""]
     used = trained["options"]
-    by_kind = " and ".join(
-        f"{error:.3f} kcal/mol/Å in {_KINDS[kind]}"
-        for kind, error in trained["forces_by_kind"].items()
-    )
     how = (
         "Several are trained for a short time, and the one with the smallest error of forces in "
         "validation for long. "
@@ -95,10 +100,37 @@ def _models(models: list[Result], trained: Result) -> list[Block]:
             f"Batches of {used['batch_size']}, Adam from {used['lr']:g}, annealed by a "
             f"{used['schedule']}, averaged weights (EMA {used['ema']:g}), "
             f"{used['num_gaussians']} Gaussians, cutoff {used['cutoff']:g} Å with the cutoff "
-            f"function {used['cutoff_fn']!r}, at most {used['max_steps']:,} steps. Of the model "
-            f"used below the error of forces is {by_kind}."
+            f"function {used['cutoff_fn']!r}, at most {used['max_steps']:,} steps. Of the last "
+            f"model the error of forces is {_by_kind(trained)}."
         ),
         Table(head, rows),
+    ]
+
+
+def _by_kind(of: Result) -> str:
+    return " and ".join(
+        f"{error:.3f} kcal/mol/Å in {_KINDS[kind]}" for kind, error in of["forces_by_kind"].items()
+    )
+
+
+def _polish(polished: Result | None, before: Result | None) -> list[Block]:
+    if polished is None or before is None:
+        return []
+    return [
+        Heading("Polish"),
+        Paragraph(
+            "Squared errors are made up of those of hot structures, and say little of the "
+            "curvature at the minimum. So the model is trained on relative errors of forces at "
+            f"last, on the {polished['along_modes']:,} structures displaced along one mode each "
+            f"and {polished['others']:,} of the training set, by L-BFGS in float64 with all of "
+            f"them in each of {polished['steps']} steps ({polished['seconds'] / 60:.0f} minutes). "
+            "The root mean square of relative errors falls "
+            f"from {100 * polished['loss_before'] ** 0.5:.2f} % to "
+            f"{100 * polished['loss_after'] ** 0.5:.2f} %, the largest deviation of the "
+            f"frequencies below from {before['largest_percent']:.2f} % to the one told there. In "
+            f"the test set the errors are {polished['energy']:.4f} kcal/mol and "
+            f"{polished['forces']:.4f} kcal/mol/Å: {_by_kind(polished)}."
+        ),
     ]
 
 
@@ -116,7 +148,7 @@ def _minimum(off: Result, model: Result, known: Result, reference: str) -> list[
             f"Of {reference}, the lowest of {len(known['minima_eV'])} relaxations of distorted "
             "cages; of the model, what a relaxation from there ends in. Bonds in Å, those of like "
             "length together; the paper tells three lengths. The largest force is in kcal/mol/Å. "
-            f"Bonds of the two differ by {off['largest_bond_difference_angstrom']:.5f} Å at most. "
+            f"Bonds of the two differ by {off['largest_bond_difference_angstrom']:.0e} Å at most. "
             + _lower(model)
         ),
         Table(["", "bonds", "largest force", "steps"], rows),
