@@ -181,8 +181,8 @@ def motion_spectrum(
     r"""Vibrational density of states of one or several trajectories of the same atoms.
 
     The cosine transform of the mass-weighted velocity autocorrelation
-    (:func:`~pyg_schnet.simulation.observables.vibrational_spectrum`), mean over the trajectories. Of molecules the
-    motion of the whole is taken out and the rest is seen from the molecule
+    (:func:`~pyg_schnet.simulation.observables.vibrational_spectrum`), mean over the trajectories.
+    Of molecules the motion of the whole is taken out and the rest is seen from the molecule
     (:func:`internal_velocities`); of periodic structures the drift is.
 
     Velocity Verlet of step t makes a line at :math:`\omega` too high, to where
