@@ -4,12 +4,15 @@ import bz2
 import glob
 import gzip
 import lzma
+import mmap
+import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyg_schnet.datasets.sources import in_brief, is_of_disk, limited
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -19,6 +22,10 @@ Paths = str | Path | Sequence[str | Path]
 Frame = tuple["Atoms", Sequence[Mapping[str, Any]]]
 
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Columns of a property in a header of extended XYZ, and lines that are a number of atoms: ASE would
+# make room for as many columns as a header says, and read as many lines, also beyond the end.
+_TOO_WIDE = re.compile(rb":[RISL]:[0-9]{4,}")
+_NUMBER_OF_ATOMS = re.compile(rb"(?m)^[ \t]*\+?([0-9_]{4,})[ \t\r]*$")
 
 
 def find_files(paths: Paths) -> list[Path]:
@@ -58,18 +65,25 @@ def read_ase(path: Path) -> Iterator[Frame]:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, path.stem)
         try:
-            with _OPEN[path.suffix](path, "rb") as packed, open(plain, "wb") as file:
-                shutil.copyfileobj(packed, file)
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            with (
+                limited(_OPEN[path.suffix](path, "rb"), path) as packed,
+                open(plain, "wb") as file,
+            ):
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except Exception as error:  # the decoders raise whatever the bytes lead to
+            if is_of_disk(error) or str(path) in str(error):
                 raise
-            raise ValueError(f"{path} is cut off or damaged ({error}): get it anew") from error
+            raise ValueError(
+                f"{path} is cut off or damaged ({in_brief(error)}): get it anew"
+            ) from error
         yield from _stream(plain, path)
 
 
 def _stream(file: Path, path: Path) -> Iterator[Frame]:
     import ase.io
 
+    if file.suffix in (".xyz", ".extxyz"):
+        refuse_oversized(file, path)
     frames = iter(ase.io.iread(file, index=":"))
     k = 0
     while True:
@@ -78,14 +92,47 @@ def _stream(file: Path, path: Path) -> Iterator[Frame]:
         except StopIteration:
             return
         except Exception as error:  # ASE's readers raise whatever their parsing meets
+            what = f"{type(error).__name__}: {in_brief(error)}"
             raise ValueError(
-                f"{path}, frame {k} could not be read ({type(error).__name__}: {error}): cut the "
-                f"file before it, or get it anew"
+                f"{path}, frame {k} could not be read ({what}): cut the file before it, or get it "
+                f"anew"
             ) from error
         # The results as they stand: get_forces() would set those of fixed atoms to zero.
         results = {} if atoms.calc is None else atoms.calc.results
         yield atoms, [atoms.info, atoms.arrays, results]
         k += 1
+
+
+def refuse_oversized(file: Path, path: Path) -> None:
+    """Refuse extended XYZ that declares more than it holds, on which ASE's reader would hang.
+
+    Args:
+        file: To look into.
+        path: Its name to tell.
+
+    Raises:
+        ValueError: If it declares more atoms than it has bytes, or a property of too many columns.
+    """
+    size = file.stat().st_size
+    if not size:
+        return
+    with (
+        open(file, "rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        found = _TOO_WIDE.search(content)
+        if found:
+            told = found[0][:40].decode()
+            raise ValueError(
+                f"{path} declares a property of too many columns ({told}): get it anew, or leave "
+                f"the property out"
+            )
+        for count in _NUMBER_OF_ATOMS.finditer(content):
+            if len(count[1]) > 18 or int(count[1]) > size:
+                raise ValueError(
+                    f"{path} declares a frame of {count[1][:40].decode()} atoms and has {size:,} "
+                    f"bytes: it is damaged; get it anew"
+                )
 
 
 def read_database(path: Path) -> Iterator[Frame]:
@@ -107,9 +154,9 @@ def read_database(path: Path) -> Iterator[Frame]:
             yield atoms, [row.key_value_pairs, row.data, results]
             k += 1
     except Exception as error:  # SQLite's, zlib's and ASE's own
+        what = f"{type(error).__name__}: {in_brief(error)}"
         raise ValueError(
-            f"{path}, frame {k} could not be read ({type(error).__name__}: {error}): get the file "
-            f"anew"
+            f"{path}, frame {k} could not be read ({what}): get the file anew"
         ) from error
 
 

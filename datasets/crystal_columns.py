@@ -45,6 +45,7 @@ def collect(
     readers: CifReaders,
     cutoff: float | None,
     targets: Sequence[str],
+    source: str = "the source",
 ) -> Collected:
     """Reads, checks and joins the crystals of all rows.
 
@@ -55,6 +56,7 @@ def collect(
         readers: For CIFs that are not plain.
         cutoff: Å; crystals with an atom that has no neighbour as near are left out. None: kept.
         targets: Columns to keep even where most values are no numbers.
+        source: What to call where they are from, in errors.
 
     Raises:
         ValueError: if nothing is left.
@@ -86,7 +88,7 @@ def collect(
     first = next(packed, None)
     if first is None:
         told = summary(skipped) if skipped else "there are none"
-        raise ValueError(f"no crystal can be read: {told}")
+        raise ValueError(f"{source}: no crystal can be read: {told}")
     data, slices = join(_chain(first, packed))
     for name, values in columns.finish(targets).items():
         data[name], slices[name] = torch.from_numpy(values), slices["cell"]

@@ -14,6 +14,7 @@ from pyg_schnet.datasets.crystal_cif import read_by_pymatgen, read_plain
 from pyg_schnet.datasets.crystal_neighbors import check_neighbors
 from pyg_schnet.datasets.crystal_sources import open_text
 from pyg_schnet.datasets.crystal_structure import Crystal, check, from_atoms, from_dict
+from pyg_schnet.datasets.sources import in_brief, is_of_disk
 
 _COMPRESSED = (".gz", ".bz2", ".xz")
 
@@ -95,8 +96,9 @@ def _read(path: Path) -> Iterator[Crystal]:
     elif plain.suffix.lower() == ".json":
         try:
             content = json.loads(_text(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is cut off or no JSON ({error}): get it anew") from error
+        except (ValueError, RecursionError) as error:
+            what = in_brief(error)
+            raise ValueError(f"{path} is cut off or no JSON ({what}): get it anew") from error
         for entry in content if isinstance(content, list) else [content]:
             yield from_dict(_find_structure(entry))
     else:
@@ -114,5 +116,7 @@ def _text(path: Path) -> str:
     try:
         with open_text(path) as file:
             return file.read()
-    except (UnicodeDecodeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): get it anew") from error
+    except Exception as error:  # the decoders raise whatever the bytes lead to
+        if is_of_disk(error) or str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read ({in_brief(error)}): get it anew") from error

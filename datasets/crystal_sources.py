@@ -7,7 +7,6 @@ import io
 import json
 import lzma
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeAlias
@@ -17,6 +16,7 @@ import numpy as np
 from pyg_schnet.datasets.crystal_json import read_records
 from pyg_schnet.datasets.crystal_properties import number
 from pyg_schnet.datasets.crystal_structure import Crystal, Refused, from_fractional
+from pyg_schnet.datasets.sources import check_zip, in_brief, is_of_disk, limited
 
 Structure: TypeAlias = Crystal | Mapping[str, Any] | str | Refused
 """Read, a pymatgen dictionary, a CIF, or why there is none."""
@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "valid", "test")
 _IDS = ("material_id", "id", "mp_id", "mpid", "task_id", "cif_id", "filename", "name", "index", "")
 _STRUCTURES = ("cif", "structure", "cif_text", "cif_string", "final_structure")
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError, csv.Error)
+_LONGEST = 1 << 28  # characters of one field
 
 
 class Row(NamedTuple):
@@ -70,19 +70,30 @@ def read_rows(path: Path, targets: Sequence[str]) -> Iterator[Row]:
 
 
 def open_text(path: Path) -> TextIO:
-    """Opens a text, compressed or not, or the one .json member of a zip."""
+    """Opens a text, compressed or not, or the one .json member of a zip.
+
+    Raises:
+        ValueError: if a zip is damaged or holds other members; while reading, if a compressed file
+            unpacks to far more than its size.
+    """
     if path.suffix.lower() == ".zip":
         try:
             with zipfile.ZipFile(path) as archive:
+                check_zip(archive, path)
                 names = [entry for entry in archive.namelist() if entry.endswith(".json")]
                 if len(names) != 1:
                     raise ValueError(f"{path} must hold one .json file, and holds {len(names)}")
                 return io.TextIOWrapper(archive.open(names[0]), encoding="utf-8")
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is cut off or damaged ({error}): get it anew") from error
-    opener = _OPEN.get(path.suffix.lower(), open)
-    file: TextIO = opener(path, "rt", encoding="utf-8", newline="")
-    return file
+        except Exception as error:  # zipfile raises whatever the bytes lead to
+            if is_of_disk(error) or str(path) in str(error):
+                raise
+            raise ValueError(
+                f"{path} is cut off or damaged ({in_brief(error)}): get it anew"
+            ) from error
+    if path.suffix.lower() not in _OPEN:
+        return open(path, encoding="utf-8", newline="")
+    packed = _OPEN[path.suffix.lower()](path, "rb")
+    return io.TextIOWrapper(limited(packed, path), encoding="utf-8", newline="")
 
 
 def record_row(record: Mapping[str, Any]) -> Row:
@@ -119,15 +130,19 @@ def _structure(given: Any) -> Structure:
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:
     # A CIF of a thousand atoms is longer than the 131,072 characters of Python's default.
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 30))
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     line = 0
     try:
         with open_text(path) as file:
             for line, row in enumerate(csv.reader(file), 1):  # noqa: B007
                 if row:
                     yield row
-    except _DAMAGE as error:
-        raise ValueError(f"{path} is cut off or damaged after row {line} ({error})") from error
+    except Exception as error:  # csv and the decoders raise whatever the bytes lead to
+        if is_of_disk(error) or str(path) in str(error):
+            raise
+        raise ValueError(
+            f"{path} is cut off or damaged after row {line} ({in_brief(error)}): get it anew"
+        ) from error
 
 
 def read_csv(path: Path, split: str | None = None) -> Iterator[Row]:
@@ -249,11 +264,7 @@ def _read_text(path: Path) -> Structure:
 
 
 def _read_npz(path: Path) -> Iterator[Row]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file}
-    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or holds Python objects ({error})") from error
+    arrays = _load_arrays(path)
     needed = ("n_atoms", "numbers", "frac_coords", "cell")
     if missing := [key for key in needed if key not in arrays]:
         raise ValueError(
@@ -261,17 +272,51 @@ def _read_npz(path: Path) -> Iterator[Row]:
             f" and material_id are needed"
         )
     counts, numbers, frac, cells = (arrays.pop(key) for key in needed)
+    for key, values, kinds in zip(
+        needed, (counts, numbers, frac, cells), ("iu", "iu", "fiu", "fiu"), strict=True
+    ):
+        if values.dtype.kind not in kinds or not values.ndim:
+            raise ValueError(
+                f"{path}: {key} is of type {values.dtype} and shape {values.shape}, and an array "
+                f"of {'whole ' if kinds == 'iu' else ''}numbers is expected"
+            )
     size, total = len(counts), int(counts.sum())
-    if len(numbers) != total or frac.shape != (total, 3) or cells.shape != (size, 3, 3):
+    if counts.ndim != 1 or (counts.astype(np.int64) < 0).any():
+        raise ValueError(f"{path}: n_atoms must be a list of numbers of 0 or more")
+    if numbers.shape != (total,) or frac.shape != (total, 3) or cells.shape != (size, 3, 3):
         raise ValueError(
             f"{path}: {size} crystals of {total} atoms do not fit numbers {numbers.shape}, "
             f"frac_coords {frac.shape}, cell {cells.shape}"
         )
-    ids = arrays.pop("material_id", np.arange(size)).astype(str)
+    ids = arrays.pop("material_id", np.arange(size))
+    if ids.shape != (size,):
+        raise ValueError(f"{path}: material_id has shape {ids.shape} for {size} crystals")
     columns = {key: values.tolist() for key, values in arrays.items() if values.shape == (size,)}
     start = 0
     for k, count in enumerate(counts.tolist()):
         part = slice(start, start + count)
         start += count
         crystal = from_fractional(numbers[part], frac[part], cells[k])
-        yield Row(str(ids[k]), crystal, {key: values[k] for key, values in columns.items()})
+        known = {key: values[k] for key, values in columns.items()}
+        yield Row(_name(ids[k].item()), crystal, known)
+
+
+def _name(entry: object) -> str:
+    return entry.decode(errors="replace") if isinstance(entry, bytes) else str(entry)
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        # Opened here, as numpy leaves files open that it cannot read.
+        with open(path, "rb") as file:
+            with zipfile.ZipFile(file) as members:
+                check_zip(members, path)
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: np.asarray(archive[key]) for key in archive}
+    except Exception as error:  # zipfile, decoders and NumPy raise whatever the bytes lead to
+        if is_of_disk(error) or str(path) in str(error):
+            raise
+        raise ValueError(
+            f"{path} is damaged or holds Python objects ({in_brief(error)}): get it anew"
+        ) from error

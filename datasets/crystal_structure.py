@@ -18,6 +18,9 @@ MAX_Z = 99
 # Volume per atom of hydrogen at 500 GPa is above 1 Å^3; what is denser by far is no crystal.
 _MIN_VOLUME = 0.05  # Å^3 per atom
 _MIN_FLATNESS = 1e-4  # volume over the product of the lengths
+# Å; float32, in which positions are kept, is rounded to 1 mÅ there.
+_MAX_LENGTH = 1e4
+_MIN_SPACING = 0.1  # Å; nearer layers would be searched for hundreds of images of each atom
 _DECORATED = re.compile(r"([A-Z][a-z]?)(?:\d*\.?\d*[+-]|[+-]\d*\.?\d*)?")
 
 
@@ -200,11 +203,20 @@ def check(crystal: Crystal) -> None:
         raise Refused("no cell", f"{cell.tolist()} is not finite")
     lengths = np.sqrt((cell * cell).sum(1)).prod()
     volume = abs(_determinant(cell))
+    if np.abs(cell).max() > _MAX_LENGTH:
+        raise Refused("no cell", f"{cell.tolist()} has a vector longer than {_MAX_LENGTH:g} Å")
     if volume <= _MIN_FLATNESS * lengths or volume < _MIN_VOLUME * len(z):
         raise Refused("cell without volume", f"{volume:.3g} Å^3 for {len(z)} atoms")
+    if volume < _MIN_SPACING * _largest_area(cell, crystal.pbc):
+        spacing = volume / _largest_area(cell, crystal.pbc)
+        raise Refused("cell without volume", f"its layers are {spacing:.2g} Å apart")
     if not np.isfinite(pos).all():
         atom = int(np.flatnonzero(~np.isfinite(pos).all(1))[0])
         raise Refused("unreadable", f"the position of atom {atom} is not finite")
+    if np.abs(pos).max() > _MAX_LENGTH:
+        atom = int(np.abs(pos).max(1).argmax())
+        where = [float(f"{x:.4g}") for x in pos[atom]]
+        raise Refused("unreadable", f"atom {atom} is at {where}, over {_MAX_LENGTH:g} Å away")
     if z.max() > MAX_Z or z.min() < 1:
         wrong = int(z.max() if z.max() > MAX_Z else z.min())
         raise Refused(f"element beyond Z = {MAX_Z}", f"atomic number {wrong}")
@@ -214,3 +226,15 @@ def _determinant(m: np.ndarray) -> float:
     # Three times as quick as NumPy's for one matrix, of which there are 130,000.
     (a, b, c), (d, e, f), (g, h, i) = m.tolist()
     return float(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+
+
+def _largest_area(m: np.ndarray, pbc: np.ndarray) -> float:
+    """Of the faces that are repeated; the volume over it is the distance of their planes."""
+    a, b, c = m.tolist()
+    faces = zip(((b, c), (c, a), (a, b)), pbc.tolist(), strict=True)
+    return max((_area(*sides) for sides, repeats in faces if repeats), default=0.0)
+
+
+def _area(a: list[float], b: list[float]) -> float:
+    x, y, z = a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+    return math.sqrt(x * x + y * y + z * z)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from pyg_schnet.datasets.sources import in_brief
 from pyg_schnet.datasets.thermostats import Langevin, NoseHooverChain, State
 from pyg_schnet.units import FEMTOSECOND
 
@@ -116,11 +117,22 @@ class Trajectory:
                     f"{self.output} was begun with {name}={theirs.get(name)} and {value} is asked "
                     f"for: choose another output, or delete it and {self.state_path.name}"
                 )
-        for name in ("frames", "step", "size", "pieces"):
-            setattr(self, name, int(state[name]))
-        arrays = (state["positions"], state["momenta"], float(state["energy"]), state["forces"])
-        self.point = Point(*arrays)
-        self.thermostat.state = state
+        try:
+            for name in ("frames", "step", "size", "pieces"):
+                if state[name].shape != () or state[name].dtype.kind != "i" or state[name] < 0:
+                    raise ValueError(f"{name} is no number of 0 or more")
+                setattr(self, name, int(state[name]))
+            arrays = [state[name] for name in ("positions", "momenta", "forces")]
+            shape = self.atoms.positions.shape
+            if any(a.shape != shape or not np.isfinite(a).all() for a in arrays):
+                raise ValueError(f"positions, momenta and forces must be finite, shape {shape}")
+            self.point = Point(arrays[0], arrays[1], float(state["energy"]), arrays[2])
+            self.thermostat.state = state
+        except (LookupError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.state_path} is damaged ({in_brief(error)}): delete it and "
+                f"{self.output.name}, and begin anew"
+            ) from error
 
     def run(self, frames: int) -> None:
         """Goes on to the given number of frames, and moves the file of frames to its place.
@@ -286,6 +298,8 @@ def read_state(output: Path) -> State:
         # Opened here: np.load leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = dict(arrays)
+        if "settings" in state and not isinstance(json.loads(str(state["settings"])), dict):
+            raise ValueError("it holds no settings")
         missing = {"settings", "frames", "size", "momenta"} - state.keys()
         if missing:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")

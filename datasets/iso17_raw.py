@@ -1,23 +1,20 @@
 """ISO17 as it is published: an archive of ASE's databases, read without ASE."""
 
-import gzip
 import json
-import lzma
 import shutil
 import sqlite3
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyg_schnet.datasets.frames import Frames, check_finite
-from pyg_schnet.datasets.sources import download
+from pyg_schnet.datasets.sources import download, in_brief, is_of_disk, open_unpacked
 from pyg_schnet.units import HARTREE, KCAL_PER_MOL
 
 ARCHIVE = "iso17.tar.gz"
@@ -79,7 +76,8 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
     member = None
     try:
         # As a stream: the databases are too large to be held in memory.
-        with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        # Members are told by their last name alone: where others would be put does not matter.
+        with open_unpacked(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
                 name = Path(member.name).name
                 if not member.isfile() or name not in wanted:
@@ -95,24 +93,16 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
         (aside / "unpacked_from.txt").write_text(stamp)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        # bz2 and gzip report damage as an OSError without a number; a full disk gives one.
-        if isinstance(error, OSError) and error.errno is not None:
+    except Exception as error:  # tarfile and the decoders raise whatever the bytes lead to
+        if is_of_disk(error) or str(archive) in str(error):
             raise
-        where = f"in or after member {member.name}" if member else "at its start"
+        where = f"in or after member {member.name[:100]!r}" if member else "at its start"
         raise ValueError(
-            f"{archive} is cut off or damaged {where} ({error}): get the archive anew"
+            f"{archive} is cut off or damaged {where} ({in_brief(error)}): get the archive anew"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
-
-
-def _decompressed(archive: Path) -> "gzip.GzipFile | BinaryIO":
-    """The archive, or what is in it if it is gzip: tarfile does not look at the checksum."""
-    with open(archive, "rb") as file:
-        is_gzip = file.read(2) == b"\x1f\x8b"
-    return gzip.open(archive) if is_gzip else open(archive, "rb")
 
 
 def _open(path: Path) -> "closing[sqlite3.Connection]":
@@ -133,8 +123,8 @@ def count_frames(path: str | Path) -> int:
             row = connection.execute("SELECT value FROM information WHERE name='version'")
             version = int(row.fetchone()[0])
             count: int = connection.execute("SELECT COUNT(*) FROM systems").fetchone()[0]
-    except (sqlite3.DatabaseError, TypeError) as error:
-        raise ValueError(f"{path} is no database of ASE, or damaged ({error})") from error
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is no database of ASE, or damaged ({in_brief(error)})") from error
     if version not in _VERSIONS:
         raise ValueError(
             f"{path} has format version {version} of ASE's databases and {_VERSIONS[0]} to "
@@ -168,9 +158,11 @@ def read_database(
             cursor = connection.execute(query)
             while rows := cursor.fetchmany(_CHUNK):
                 yield _chunk(path, rows, energy_key, forces_key)
-    except sqlite3.DatabaseError as error:
+    except Exception as error:  # of sqlite3, or of columns of other types than ASE's
+        if is_of_disk(error) or str(path) in str(error):
+            raise
         raise ValueError(
-            f"{path} is no database of ASE, or damaged or cut off ({error}): get it anew"
+            f"{path} is no database of ASE, or damaged or cut off ({in_brief(error)}): get it anew"
         ) from error
 
 
@@ -193,10 +185,10 @@ def _chunk(path: Path, rows: list[tuple[Any, ...]], energy_key: str, forces_key:
             value = given[energy_key] if energy_key in given else found[energy_key]
             energy[k] = _array(value, data).reshape(())
             values = _array(found[forces_key], data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # whatever JSON may hold in their stead
             raise ValueError(
                 f"{place(k)}: it lacks {energy_key!r} among its key-value pairs or "
-                f"{forces_key!r} in its data, or one of them is malformed ({error!r})"
+                f"{forces_key!r} in its data, or one of them is malformed ({in_brief(error)})"
             ) from error
         if values.shape != (size, 3):
             raise ValueError(

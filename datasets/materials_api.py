@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pyg_schnet.datasets.crystal_sources import Row, record_row
 from pyg_schnet.datasets.crystal_structure import Refused
+from pyg_schnet.datasets.sources import in_brief, is_of_disk, limited
 
 FIELDS = (
     "material_id",
@@ -120,10 +121,9 @@ class Query:
         for k in range(_count(request)):
             path = self._path(k)
             found = {}
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                for record in json.load(file):
-                    row = record_row(record)
-                    found[row.material_id] = row
+            for record in _read(path):
+                row = record_row(record)
+                found[row.material_id] = row
             for name in _ids_of(request, k):
                 # An id that was given a new one since comes back under that one.
                 row = found.pop(name, None)
@@ -140,7 +140,16 @@ class Query:
         path = self.folder / "request.json"
         if not path.is_file():
             return None
-        request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            request: dict[str, Any] = json.loads(path.read_bytes())
+            ids = request["ids"]
+            if not (isinstance(ids, list) and all(isinstance(name, str) for name in ids)):
+                raise ValueError("ids must be a list of names")
+            request.setdefault("database_version", "")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is damaged ({in_brief(error)}): delete {self.folder} and ask again"
+            ) from error
         return request
 
     def _missing(self, request: Mapping[str, Any]) -> list[int]:
@@ -219,6 +228,21 @@ def _count(request: Mapping[str, Any]) -> int:
 def _ids_of(request: Mapping[str, Any], k: int) -> list[str]:
     ids: list[str] = request["ids"][k * CHUNK : (k + 1) * CHUNK]
     return ids
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        with limited(gzip.open(path), path) as file:
+            records = json.loads(file.read())
+        if not (isinstance(records, list) and all(isinstance(one, dict) for one in records)):
+            raise ValueError("a list of objects is expected")
+    except Exception as error:  # gzip, zlib and JSON raise whatever the bytes lead to
+        if is_of_disk(error):
+            raise
+        raise ValueError(
+            f"{path} is damaged ({in_brief(error)}): delete it, and it is asked for again"
+        ) from error
+    return records
 
 
 def _plain(document: Any) -> dict[str, Any]:

@@ -204,7 +204,7 @@ class MaterialsProject(StoredDataset):
         bar = tqdm(rows, "crystals", unit=" crystals", disable=None)
         with cif_readers(self._num_workers) as readers:
             try:
-                found = collect(bar, readers, cutoff, self.targets)
+                found = collect(bar, readers, cutoff, self.targets, name)
             finally:
                 bar.close()
         self._report(found.skipped, len(found.slices["cell"]) - 1, name)

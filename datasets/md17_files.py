@@ -4,14 +4,19 @@ import contextlib
 import io
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from pyg_schnet.datasets.sources import download, open_archive_members
+from pyg_schnet.datasets.sources import (
+    check_zip,
+    download,
+    in_brief,
+    is_of_disk,
+    open_archive_members,
+)
 
 # Of sGDML's server; both addresses lead there.
 SGDML_URLS = (
@@ -213,6 +218,7 @@ def open_parts(path: Path, name: str) -> Iterator[tuple[str, str, BinaryIO | Non
     elif path.suffix == ".zip":
         try:
             with zipfile.ZipFile(path) as archive:
+                check_zip(archive, path)
                 for part in ("train", "test"):
                     members = [
                         entry
@@ -226,9 +232,12 @@ def open_parts(path: Path, name: str) -> Iterator[tuple[str, str, BinaryIO | Non
                         )
                     content = io.BytesIO(archive.read(members[0]))
                     yield part, f"{path}, {members[0]}", content
-        except (zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # zipfile and the decoders raise whatever the bytes lead to
+            if is_of_disk(error) or str(path) in str(error):
+                raise
             raise ValueError(
-                f"{path} is no whole zip file; it is cut off or damaged ({error}): get it anew"
+                f"{path} is no whole zip file; it is cut off or damaged ({in_brief(error)}): get "
+                f"it anew"
             ) from error
     elif path.name.endswith((".tar.bz2", ".tar")):
         for member, content in open_archive_members(path, f"/{name}"):
@@ -250,8 +259,10 @@ def find_splits(path: Path, count: int) -> dict[str, np.ndarray]:
     for name, place, text in _split_texts(path):
         try:
             rows = np.array([int(float(line)) for line in text.split()], dtype=np.int64)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}; a row number a line is expected") from error
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{place}: {in_brief(error)}; a row number a line is expected"
+            ) from error
         if rows.size == 0 or rows.min() < 0:
             raise ValueError(f"{place}: a row number of 0 or more a line is expected")
         if rows.max() < count:
@@ -270,25 +281,30 @@ def _split_texts(path: Path) -> Iterator[tuple[str, str, str]]:
     if path.name == RMD17_ARCHIVE:
         for member, content in open_archive_members(path, ".csv"):
             if Path(member).name in names:
-                yield names[Path(member).name], f"{path}, {member}", content.decode()
+                text = content.decode(errors="replace")
+                yield names[Path(member).name], f"{path}, {member}", text
         return
     for folder in (path.parent, path.parent / "splits", path.parent.parent / "splits"):
         files = [folder / name for name in names if (folder / name).is_file()]
         if files:
             for file in files:
-                yield names[file.name], str(file), file.read_text()
+                yield names[file.name], str(file), file.read_text(errors="replace")
             return
     archive_of_splits = path.parent / RMD17_SPLITS
     if not archive_of_splits.is_file():
         return
     try:
         with zipfile.ZipFile(archive_of_splits) as archive:
+            check_zip(archive, archive_of_splits)
             for member in archive.namelist():
                 base = member.rpartition("/")[2]
                 if base in names and not member.startswith("__MACOSX"):
-                    text = archive.read(member).decode()
+                    text = archive.read(member).decode(errors="replace")
                     yield names[base], f"{archive_of_splits}, {member}", text
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # likewise
+        if is_of_disk(error) or str(archive_of_splits) in str(error):
+            raise
         raise ValueError(
-            f"{archive_of_splits} is cut off or damaged ({error}): delete it or get it anew"
+            f"{archive_of_splits} is cut off or damaged ({in_brief(error)}): delete it or get it "
+            f"anew"
         ) from error

@@ -3,7 +3,6 @@
 import hashlib
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pyg_schnet.datasets.frames import Frames, check_finite, frame_of, same_atoms
+from pyg_schnet.datasets.sources import check_zip, in_brief, is_of_disk
 from pyg_schnet.datasets.unit_names import ENERGY, LENGTH, factor
 
 # The first name is sGDML's (sgdml.org/doc), the second rMD17's; the others are met in copies.
@@ -97,9 +97,15 @@ def read_npz(
     pos *= to_angstrom
     others["idx"] = np.arange(count)
     if "old_indices" in arrays:
-        others["old_idx"] = arrays["old_indices"].astype(np.int64)
+        others["old_idx"] = _numbers(arrays["old_indices"], "old_indices", path).astype(np.int64)
+        if others["old_idx"].shape != (count,):
+            raise ValueError(
+                f"{path}: old_indices has shape {others['old_idx'].shape} for {count} frames"
+            )
     if "lattice" in arrays:
         cell = (_numbers(arrays["lattice"], "lattice", path) * to_angstrom).T
+        if cell.shape != (3, 3) or not np.isfinite(cell).all():
+            raise ValueError(f"{path}: lattice must be three finite vectors, shape (3, 3)")
         others["cell"] = np.broadcast_to(cell, (count, 3, 3))
         others["pbc"] = np.ones((count, 3), dtype=bool)
     return same_atoms(z, pos.astype(np.float32), forces, **others)
@@ -114,15 +120,20 @@ def _load(path: str | Path, file: BinaryIO | None) -> dict[str, np.ndarray]:
             return _load(path, opened)
     key = ""
     try:
+        with zipfile.ZipFile(file) as members:
+            check_zip(members, path)
+        file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
             arrays = {}
             for key in archive.files:
                 # Copies of both labels are in rMD17's files; the old ones are not wanted.
                 if key not in ("old_energies", "old_forces"):
                     arrays[key] = archive[key]
+                    if not isinstance(arrays[key], np.ndarray):
+                        raise ValueError("it is no array")
             return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, TypeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except Exception as error:  # zipfile, decoders and NumPy raise whatever the bytes lead to
+        if is_of_disk(error) or str(path) in str(error):
             raise
         if "Object arrays" in str(error):
             raise ValueError(
@@ -131,8 +142,8 @@ def _load(path: str | Path, file: BinaryIO | None) -> dict[str, np.ndarray]:
             ) from error
         where = f" at {key}" if key else ""
         raise ValueError(
-            f"{path} is no whole npz file; it is cut off or damaged{where} ({error}): get the "
-            f"file anew"
+            f"{path} is no whole npz file; it is cut off or damaged{where} ({in_brief(error)}): "
+            f"get the file anew"
         ) from error
 
 
@@ -202,8 +213,9 @@ def _unit(
 
 
 def _text(value: np.ndarray) -> str:
-    entry = np.asarray(value).reshape(-1)[0]
-    return entry.decode() if isinstance(entry, bytes) else str(entry)
+    entries = np.asarray(value).reshape(-1)
+    entry = entries[0] if len(entries) else ""
+    return entry.decode(errors="replace") if isinstance(entry, bytes) else str(entry)
 
 
 def _check_md5(arrays: dict[str, np.ndarray], path: str | Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pyg_schnet.datasets.mat_arrays import read_arrays
 from pyg_schnet.datasets.qm9_properties import Property
+from pyg_schnet.datasets.sources import check_zip, in_brief, is_of_disk
 from pyg_schnet.units import BOHR
 
 GEOMETRIES = "dsgdb7njp.xyz"
@@ -84,15 +86,7 @@ def read_mat(path: str | Path) -> Molecules:
         ValueError: if the file is damaged, an array is missing or of another shape, or a matrix is
             no Coulomb matrix.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
-    try:
-        # scipy reads arrays of numbers; what MATLAB keeps as functions or objects it leaves alone.
-        arrays = loadmat(path, variable_names=["X", "T"])
-    except Exception as error:  # scipy's, zlib's and struct's have no class in common
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} is no whole mat file ({error}): get it anew") from error
+    arrays = read_arrays(path, ("X", "T"))
     for key, dims in (("X", 3), ("T", 2)):
         array = arrays.get(key)
         if array is None or array.ndim != dims or array.dtype.kind != "f":
@@ -233,7 +227,8 @@ def read_xyz(path: str | Path) -> Molecules:
             z = [_ELEMENTS[atom[0]] for atom in atoms]
             pos = [[_number(word) for word in atom[1:4]] for atom in atoms]
         except (ValueError, KeyError, IndexError, StopIteration, RuntimeError) as error:
-            raise ValueError(f"{name}: cut off or malformed ({error!r}): get it anew") from error
+            what = in_brief(error)
+            raise ValueError(f"{name}: cut off or malformed ({what}): get it anew") from error
         if len(properties) != len(PROPERTIES) or size < 1 or {len(r) for r in pos} != {3}:
             raise ValueError(
                 f"{name}: {len(properties)} properties and {size} atoms where "
@@ -252,15 +247,18 @@ def read_xyz(path: str | Path) -> Molecules:
 
 def _text(path: Path) -> str:
     if not zipfile.is_zipfile(path):
-        return path.read_text()
+        return path.read_text(errors="replace")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_zip(archive, path)
             member = next((n for n in archive.namelist() if n.endswith(GEOMETRIES)), None)
             if member is None:
                 raise ValueError(f"{path} holds no {GEOMETRIES}, but {archive.namelist()}")
-            return archive.read(member).decode()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged ({error}): get the archive anew") from error
+            return archive.read(member).decode(errors="replace")
+    except Exception as error:  # zipfile and the decoders raise whatever the bytes lead to
+        if is_of_disk(error) or str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged ({in_brief(error)}): get the archive anew") from error
 
 
 def _number(word: str) -> float:

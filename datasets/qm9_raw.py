@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from pyg_schnet.datasets.qm9_properties import SCALARS
 from pyg_schnet.datasets.sources import open_archive_members, verify
 
@@ -93,6 +95,9 @@ def parse_xyz(text: str, name: str) -> Molecule:
         tag, *values = lines[1].split()
         if tag != "gdb" or len(values) != 1 + len(XYZ_COLUMNS):
             raise ValueError(f"'gdb', a number and {len(XYZ_COLUMNS)} properties are expected")
+        molecule = int(values[0])
+        if not 0 < molecule < 1_000_000:
+            raise ValueError(f"the number of the molecule is {values[0][:30]}")
         by_name = dict(zip(XYZ_COLUMNS, map(_number, values[1:]), strict=True))
         z: list[int] = []
         pos: list[float] = []
@@ -114,7 +119,9 @@ def parse_xyz(text: str, name: str) -> Molecule:
     except ValueError as error:
         raise ValueError(f"{name}, line {number + 1}: {error}") from error
     scalars = [by_name[key] for key in SCALARS]
-    return Molecule(int(values[0]), z, pos, charges, scalars, smiles, _NO_TENSOR)
+    if not np.isfinite([*scalars, *pos, *charges]).all():
+        raise ValueError(f"{name}: a number is not finite")
+    return Molecule(molecule, z, pos, charges, scalars, smiles, _NO_TENSOR)
 
 
 def _number(text: str) -> float:

@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import Data
 
+from pyg_schnet.datasets.sources import forget_stale, in_brief, is_of_disk
+
 FORMAT_VERSION = "1"
 
 
@@ -116,6 +118,7 @@ def _are_strings(value: object) -> bool:
 def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     path.parent.mkdir(parents=True, exist_ok=True)
+    forget_stale(path)
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise OSError(
@@ -158,25 +161,59 @@ def load_collated(
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except Exception as error:  # safetensors' own, or torch's of a type it does not know
+        if is_of_disk(error):
+            raise
         raise ValueError(
-            f"{path} is damaged ({error}): delete it, or pass force_reload=True"
+            f"{path} is damaged ({in_brief(error)}): delete it, or pass force_reload=True"
         ) from error
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {header.get('format_version')} and {FORMAT_VERSION} is "
             f"read here: pass force_reload=True to make it anew"
         )
+    try:
+        data, slices = _assembled(tensors, json.loads(header.pop("slices")), data_cls)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged, its parts do not fit each other ({in_brief(error)}): delete it, "
+            f"or pass force_reload=True"
+        ) from error
+    return data, slices, header
+
+
+def _assembled(
+    tensors: dict[str, Tensor], names: dict[str, str], data_cls: type[Data]
+) -> tuple[Data, dict[str, Tensor]]:
     data = data_cls()
-    slices = {}
-    for key, place in json.loads(header.pop("slices")).items():
-        slices[key] = tensors[place]
+    slices: dict[str, Tensor] = {}
+    checked: dict[str, int] = {}
+    for key, place in names.items():
+        slices[key] = bounds = tensors[place]
+        if place not in checked:
+            checked[place] = _check_bounds(bounds)
         if f"text/{key}" in tensors:
-            data[key] = Strings(tensors[f"text/{key}"], tensors[f"offsets/{key}"])
-        else:
-            data[key] = tensors[f"tensor/{key}"]
+            strings = Strings(tensors[f"text/{key}"], tensors[f"offsets/{key}"])
+            if len(strings) < checked[place] or _check_bounds(strings.offsets) > len(strings.text):
+                raise ValueError(f"{key} has too few characters")
+            data[key] = strings
+            continue
+        data[key] = value = tensors[f"tensor/{key}"]
+        if value.dim() and value.size(data.__cat_dim__(key, value) or 0) < checked[place]:
+            raise ValueError(f"{key} has too few rows")
+    if len({len(bounds) for bounds in slices.values()}) > 1:
+        raise ValueError("attributes differ in the number of structures")
     if "num_nodes" in tensors:
         counts = tensors["num_nodes"].tolist()
         data._store._num_nodes = counts
         data.num_nodes = sum(counts)
-    return data, slices, header
+    return data, slices
+
+
+def _check_bounds(bounds: Tensor) -> int:
+    """The last of bounds, which must rise from 0 or more."""
+    if bounds.dim() != 1 or bounds.dtype != torch.int64 or not len(bounds):
+        raise ValueError("bounds are whole numbers in a row")
+    if int(bounds[0]) < 0 or (len(bounds) > 1 and bool((bounds.diff() < 0).any())):
+        raise ValueError("bounds must not fall")
+    return int(bounds[-1])

@@ -77,6 +77,9 @@ class NoseHooverChain:
 
     @state.setter
     def state(self, values: Mapping[str, np.ndarray]) -> None:
+        for name in ("chain_velocity", "chain_position"):
+            if values[name].shape != self.velocity.shape:
+                raise ValueError(f"{name} has shape {values[name].shape}, not that of the chain")
         self.velocity = values["chain_velocity"].copy()
         self.position = values["chain_position"].copy()
 

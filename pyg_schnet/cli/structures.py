@@ -22,6 +22,10 @@ def read_structures(file: str, index: str) -> Any:
     if colon and name in _STORED:
         return _stored(name, root, index)
     if not {".cif", ".json"} & {suffix.lower() for suffix in Path(file).suffixes}:
+        if Path(file).suffix in (".xyz", ".extxyz") and Path(file).is_file():
+            from pyg_schnet.datasets.ase_files import refuse_oversized
+
+            refuse_oversized(Path(file), Path(file))
         return read_file(file, index)
     from ase.io.formats import string2index
 

@@ -23,6 +23,11 @@ BACKENDS = (
 )
 """Names that ``backend`` may have."""
 
+LONGEST = 1e6
+"""Å, of a periodic vector; beyond it searches do not come to an end."""
+THINNEST = 1e-3
+"""Å, between layers of a periodic cell; below it they do not either."""
+
 
 def check_arguments(
     pos: Tensor, cutoff: float | None, batch: Tensor | None, backend: str, cap: int | None
@@ -87,8 +92,9 @@ def periodicity(
 
     Raises:
         ValueError: for wrong shapes, ``pbc`` without ``cell``, or periodic lattice vectors that
-            are not finite or not linearly independent. Vectors along which nothing repeats may
-            be anything finite, zero too (as ASE leaves them in slabs and chains).
+            are not finite, not linearly independent, or of a size without sense. Vectors along
+            which nothing repeats may be anything finite, zero too (as ASE leaves them in slabs
+            and chains).
     """
     repeats = torch.ones(3, dtype=torch.bool) if pbc is None else torch.as_tensor(pbc).cpu()
     if repeats.dtype != torch.bool or tuple(repeats.shape[-1:]) != (3,) or repeats.dim() > 2:
@@ -120,11 +126,29 @@ def _check_lattices(cells: Tensor, repeats: Tensor) -> None:
     # Unit vectors, so that a small cell is no more singular than a large one; 1e-6 lies above
     # float32's rounding of a flat cell and far below any cell that describes a crystal.
     rows = torch.nn.functional.normalize(cells, dim=-1) * repeats[..., None]
-    rank = (torch.linalg.svdvals(rows) > 1e-6).sum(-1)
-    bad = (rank < repeats.sum(-1)).nonzero()
+    values = torch.linalg.svdvals(rows)
+    bad = ((values > 1e-6).sum(-1) < repeats.sum(-1)).nonzero()
     if len(bad):
         graph = int(bad[0])
         raise ValueError(
             f"cell of graph {graph} is singular, {cells[graph].tolist()}: the lattice vectors "
             f"along which pbc is True must be linearly independent"
         )
+    lengths = torch.linalg.vector_norm(cells, dim=-1)
+    if bool((lengths * repeats > LONGEST).any()):
+        graph = int((lengths * repeats > LONGEST).any(-1).nonzero()[0])
+        raise ValueError(
+            f"cell of graph {graph} has a periodic vector of {float(lengths[graph].max()):g} Å; "
+            f"give vectors of at most {LONGEST:g} Å, or pbc=False along it"
+        )
+    # No layers lie nearer than the shortest vector times the smallest singular value.
+    least = torch.where(values > 1e-6, values, 1.0).amin(-1)
+    shortest = torch.where(repeats, lengths, torch.inf).amin(-1)
+    for graph in (least * shortest < THINNEST).nonzero().flatten().tolist():
+        periodic = cells[graph][repeats[graph]]
+        height = float(1.0 / torch.linalg.vector_norm(torch.linalg.pinv(periodic), dim=0).max())
+        if height < THINNEST:
+            raise ValueError(
+                f"cell of graph {graph} has layers {height:g} Å apart, so that each atom has "
+                f"countless images; give a cell whose layers are at least {THINNEST:g} Å apart"
+            )

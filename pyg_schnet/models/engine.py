@@ -21,8 +21,8 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self._frozen: FrozenPotential | None = None
-        self._key: object = None
+        # One assignment each: a thread that comes in between finds what belongs together.
+        self._held: tuple[object, FrozenPotential | None] = (None, None)
         self._parts: tuple[object, list[nn.Module]] | None = None
 
     def evaluate(self, model: nn.Module, data: Data, stress: bool) -> dict[str, Tensor] | None:
@@ -42,13 +42,14 @@ class Engine:
             if t is not None
         ]
         key = (stress, fingerprint(tensors))
-        if key != self._key:
-            self._key = key
+        held, frozen = self._held
+        if key != held:
             try:
-                self._frozen = FrozenPotential(check_model(model), stress=stress)
+                frozen = FrozenPotential(check_model(model), stress=stress)
             except ValueError:  # modules of the user's own
-                self._frozen = None
-        return None if self._frozen is None else self._frozen(data)
+                frozen = None
+            self._held = key, frozen
+        return None if frozen is None else frozen(data)
 
     def _may_serve(self, model: SchNet, data: Data) -> bool:
         pos = data.pos

@@ -157,6 +157,13 @@ class FrozenEnsemble:
 
     Args:
         members: Frozen potentials.
+
+    Example:
+        >>> from pyg_schnet import SchNet
+        >>> models = [SchNet(16, 16, 2, 20, 5.0, seed=seed) for seed in (0, 1)]
+        >>> data = Data(z=torch.tensor([8, 1]), pos=torch.tensor([[0.0, 0, 0], [0, 0, 1]]))
+        >>> sorted(Ensemble(models).eval().freeze()(data))
+        ['energy', 'energy_std', 'forces', 'forces_std']
     """
 
     def __init__(self, members: Sequence[Any]) -> None:

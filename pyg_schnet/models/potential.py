@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 class EnergyModel(Protocol):
-    """What :class:`Potential` asks of a model: the call of :class:`~pyg_schnet.SchNet`."""
+    """What :class:`Potential` asks of a model: the call of :class:`~pyg_schnet.SchNet`.
+
+    Example:
+        >>> class Springs(nn.Module):
+        ...     def forward(self, z, pos, *edges, num_graphs=None, dtype=None, **more):
+        ...         return 0.5 * torch.pdist(pos).square().sum().view(1, 1)
+        >>> data = Data(z=torch.tensor([1, 1]), pos=torch.tensor([[0.0, 0, 0], [0, 0, 2]]))
+        >>> Potential(Springs()).eval()(data)["forces"][:, 2].tolist()
+        [2.0, -2.0]
+    """
 
     def __call__(
         self,

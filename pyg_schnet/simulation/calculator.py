@@ -2,6 +2,7 @@
 
 import copy
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +55,10 @@ class Calculator(AseCalculator):
 
     Of an :class:`~pyg_schnet.Ensemble` these are means over its members, and ``results`` has their
     standard deviations beside them in the same shapes: "energy_std", "forces_std", "stress_std".
+
+    Threads may share a calculator, whose calls then follow each other; those that are to run at
+    once take a copy each (``copy.deepcopy``). A function of :meth:`evaluator` may be shared too,
+    but for the ``spread`` of an ensemble's.
 
     Args:
         potential: A :class:`~pyg_schnet.Potential` or :class:`~pyg_schnet.Ensemble`, an energy
@@ -110,6 +115,9 @@ class Calculator(AseCalculator):
         self._engines: dict[bool, list[Any]] = {}
         self._system: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._evaluate: Evaluator | None = None
+        # ASE keeps the last structure and its results in the calculator, so that each call must be
+        # over before the next begins.
+        self._lock = threading.RLock()
         self._engines_for(stress=False)  # what cannot be evaluated shall be said now
 
     @property
@@ -169,6 +177,12 @@ class Calculator(AseCalculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Called by ASE: all but ``energies`` are always computed, as they cost nothing more."""
+        with self._lock:
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(
+        self, atoms: "Atoms | None", properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
         now = self.atoms
         if "stress" in properties and not _has_stress(now):
@@ -211,7 +225,8 @@ class Calculator(AseCalculator):
                 f"A potential has no {name}, only {', '.join(self.implemented_properties)}; models "
                 "of dipoles are evaluated with pyg_schnet.simulation.predict_file."
             )
-        return super().get_property(name, atoms, allow_calculation)
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)
 
     def engine(self, stress: bool = False) -> Any:
         """What evaluates the model: a frozen or captured potential, else one of torch.
@@ -271,7 +286,12 @@ class Calculator(AseCalculator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled functions hold addresses; a copy makes its own."""
-        return {**self.__dict__, "_engines": {}, "_system": None, "_evaluate": None}
+        kept = {**self.__dict__, "_engines": {}, "_system": None, "_evaluate": None}
+        del kept["_lock"]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
 
 def energy_and_forces(
@@ -355,8 +375,9 @@ def _torch_evaluator(potential: Any, data: Data, model: nn.Module) -> Evaluator:
 
     def evaluate(positions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray | None]:
         _check_finite(positions)
-        data.pos = torch.tensor(positions, dtype=dtype, device=parameter.device)
-        result = {name: value.double().cpu().numpy() for name, value in potential(data).items()}
+        moved = copy.copy(data)  # shallow: other threads may evaluate at other positions
+        moved.pos = torch.tensor(positions, dtype=dtype, device=parameter.device)
+        result = {name: value.double().cpu().numpy() for name, value in potential(moved).items()}
         stress = result.get("stress")
         return float(result["energy"][0]), result["forces"], None if stress is None else stress[0]
 

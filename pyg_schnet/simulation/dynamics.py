@@ -51,6 +51,15 @@ class DynamicsSummary:
         report: The JSON file, None where none was asked for.
         nanoseconds_per_day: Of this call, of each replica.
         stopped: Why it ended before its time, if it did.
+
+    Example:
+        >>> import tempfile
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     done = run_md(EMT(), molecule("N2"), f"{folder}/n2.extxyz", 0.01, progress=False)
+        >>> done.steps, done.stopped
+        (20, None)
     """
 
     steps: int
@@ -253,8 +262,16 @@ class _Run:
         self.limit = math.inf
         self.stopped: str | None = None
         if state is not None:
-            engine.state = state
-            self.frames, self.sizes = int(state["frames"]), state["sizes"]
+            try:
+                _check_state(state, {**engine.state, "sizes": self.sizes, "frames": np.array(0)})
+                engine.state = state
+                self.frames, self.sizes = int(state["frames"]), state["sizes"]
+            except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+                what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise ValueError(
+                    f"{files.state} is damaged ({what}); delete it and {files.outputs[0].name}, "
+                    "and begin anew."
+                ) from error
 
     def run(self, frames: int, progress: bool) -> tuple[float, int]:
         """Go on to so many frames, and move them to their place; seconds, and steps taken."""
@@ -357,6 +374,18 @@ class _Run:
         by_replica = tuple(zip(*held.texts, strict=True)) or ((),) * len(held.sizes)
         saved = self.files.save(held._replace(texts=by_replica))
         return saved._replace(texts=())
+
+
+def _check_state(state: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> None:
+    """Refuse arrays of another shape or kind than the engine's own, and what is not finite."""
+    for name, kept in own.items():
+        found = state[name]
+        if found.shape != kept.shape or found.dtype.kind != kept.dtype.kind:
+            raise ValueError(f"{name} is {found.dtype} of shape {found.shape}")
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise ValueError(f"{name} is not finite")
+        if found.dtype.kind == "i" and (found < 0).any():
+            raise ValueError(f"{name} is negative")
 
 
 def _spread_of_forces(calculator: Any, atoms: "Atoms") -> Callable[[np.ndarray], float]:

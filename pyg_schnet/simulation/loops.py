@@ -32,6 +32,13 @@ class ClosedLoop:
         energy_change: Energy at the end less that at the start, eV.
         quadrature_error: Change of ``work`` when the points were last doubled, eV.
         points: Evaluations of forces in the last quadrature.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> loop = closed_loop(EMT(), molecule("N2"))
+        >>> abs(loop.work) < 1e-6 < loop.energy_range
+        True
     """
 
     work: float

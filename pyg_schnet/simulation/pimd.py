@@ -252,7 +252,9 @@ class _Run:
             return
         try:
             theirs = json.loads(path.read_text())
-        except ValueError as error:
+            if not isinstance(theirs, dict):
+                raise ValueError("it holds no settings")
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); choose another output.") from error
         for name, value in self.settings.items():
             if theirs.get(name) != value:
@@ -264,7 +266,7 @@ class _Run:
     def _newest(self) -> tuple[int, Any]:
         """Steps done in the newest checkpoint that frames lead up to, and its content."""
         paths = [self.folder / "RESTART", self.input, *self.files.checkpoints()]
-        found = [(checkpoint_step(r), r) for r in map(read_checkpoint, paths) if r is not None]
+        found = [(_steps_in(r), r) for r in map(read_checkpoint, paths) if r is not None]
         reach = (self.files.frames() - 1) * self.ensemble.every
         usable = [(s, r) for s, r in found if 0 < s <= reach and s % self.ensemble.every == 0]
         return max(usable, key=lambda one: one[0], default=(0, None))
@@ -360,6 +362,14 @@ class _Run:
         )
         _replace(summary.report, _as_json(summary, self.settings))
         return summary
+
+
+def _steps_in(checkpoint: Any) -> int:
+    """Steps done in a checkpoint; 0 of one that is damaged."""
+    try:
+        return checkpoint_step(checkpoint)
+    except ValueError:
+        return 0
 
 
 def _ipi_version() -> str:

@@ -131,11 +131,18 @@ class PimdFiles:
     def table(self) -> np.ndarray:
         """Rows of the properties that are whole: the columns, then energies of the beads, eV."""
         rows: list[list[float]] = []
-        for line in self.properties.read_text().splitlines(keepends=True):
-            if line.lstrip().startswith("#") or not line.endswith("\n"):
-                continue
-            rows.append([float(word) for word in line.split()])
-        width = len(rows[0]) if rows else len(COLUMNS)
+        try:
+            for line in self.properties.read_text().splitlines(keepends=True):
+                if line.lstrip().startswith("#") or not line.endswith("\n"):
+                    continue
+                rows.append([float(word) for word in line.split()])
+            width = len(rows[0]) if rows else len(COLUMNS)
+            if width < len(COLUMNS) or any(len(row) != width for row in rows):
+                raise ValueError("rows differ in length")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.properties} is damaged ({error}); choose another output."
+            ) from error
         table = np.array(rows).reshape(-1, width)
         table[:, _FIRST_ENERGY:] *= HARTREE
         return table

@@ -216,7 +216,8 @@ def locked(folder: Path) -> Iterator[int]:
     import fcntl
 
     with open(folder / ".lock", "w") as file:
-        end = clock.monotonic() + _GRACE
+        # An i-PI whose command was killed may take all of its time to end.
+        end = clock.monotonic() + 2 * _GRACE
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

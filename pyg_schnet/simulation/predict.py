@@ -73,6 +73,16 @@ def predict_file(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If ASE cannot read it; the sentence names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ase.build import molecule
+        >>> from pyg_schnet import pretrained
+        >>> with TemporaryDirectory() as folder:
+        ...     molecule("CH3CH2OH").write(f"{folder}/ethanol.xyz")
+        ...     (found,) = predict_file(f"{folder}/ethanol.xyz", pretrained("qm9-mu"))
+        >>> found["formula"], 1.4 < found["prediction"] < 1.9
+        ('C2H6O', True)
     """
     yield from predict_structures(read_file(path, index), model, forces)
 
@@ -90,6 +100,14 @@ def read_file(path: str | os.PathLike[str], index: str = ":") -> Iterator[Data]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If ASE cannot read it; the sentence names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ase.build import molecule
+        >>> with TemporaryDirectory() as folder:
+        ...     molecule("H2O").write(f"{folder}/water.xyz")
+        ...     next(read_file(f"{folder}/water.xyz")).z.tolist()
+        [8, 1, 1]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no structure file at {path}.")
@@ -113,6 +131,14 @@ def predict_structures(
 
     Raises:
         ValueError: If the model is another, or a structure cannot be predicted.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> from pyg_schnet import pretrained
+        >>> benzene = atoms_to_data(molecule("C6H6"))
+        >>> (found,) = predict_structures([benzene], pretrained("md17-benzene"), forces=True)
+        >>> found["formula"], found["forces"].shape
+        ('C6H6', (12, 3))
     """
     from ase.formula import Formula
     from ase.symbols import Symbols

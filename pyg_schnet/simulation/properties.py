@@ -12,7 +12,12 @@ from pyg_schnet.simulation.predict import predict_structures
 
 
 def families() -> list[str]:
-    """What the names of the models of the package begin with, such as "md17" and "qm9"."""
+    """What the names of the models of the package begin with, such as "md17" and "qm9".
+
+    Example:
+        >>> families()
+        ['md17', 'qm9']
+    """
     return sorted({name.partition("-")[0] for name in names()})
 
 
@@ -25,6 +30,10 @@ def load_family(family: str, device: str | torch.device = "cpu") -> dict[str, nn
 
     Raises:
         ValueError: If no model's name begins with it.
+
+    Example:
+        >>> sorted(load_family("qm9"))[:4]
+        ['Cv', 'G', 'H', 'U']
     """
     found = [name for name in names() if name.startswith(f"{family}-")]
     if not found:

@@ -30,6 +30,12 @@ class Relaxation:
         largest_force: The longest force on an atom at the end, eV/Å.
         steps: Of the optimizer.
         converged: Whether the forces came below the limit within the steps allowed.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> relax(EMT(), molecule("N2"), progress=False).largest_force < 0.01
+        True
     """
 
     atoms: "Atoms"
@@ -128,6 +134,16 @@ def relax_file(
         ValueError: As :func:`relax`, with the number of the structure; if ASE cannot read the file,
             or ``output`` is the file itself or no name of an extended XYZ file.
         FloatingPointError: As :func:`relax`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> with TemporaryDirectory() as folder:
+        ...     start, end = f"{folder}/n2.xyz", f"{folder}/relaxed.extxyz"
+        ...     molecule("N2").write(start)
+        ...     [found.converged for found in relax_file(start, EMT(), end, progress=False)]
+        [True]
     """
     from ase.io import write
 

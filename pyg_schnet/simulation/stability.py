@@ -49,6 +49,13 @@ class Drift:
         seconds: That the dynamics took.
         times: (S,) ps.
         total_energy: (S,) eV, after each step.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> drift = nve_drift(EMT(), molecule("N2"), time=0.05, equilibration=0, progress=False)
+        >>> drift.fluctuation < 10, len(drift.times)
+        (True, 100)
     """
 
     slope: float

@@ -196,7 +196,7 @@ class Files:
             # Opened here: np.load leaves a damaged file open.
             with open(self.state, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 state = dict(arrays)
-            theirs = json.loads(str(state["settings"]))
+            theirs = dict(json.loads(str(state["settings"])))
         except Exception as error:  # zip, zlib, EOF, value errors: whatever the bytes lead to
             raise ValueError(
                 f"{self.state} is damaged ({error}); delete it and {self._name.name}, and begin "
@@ -212,8 +212,14 @@ class Files:
 
     def read_log(self, replica: int) -> dict[str, np.ndarray]:
         """Columns of a log, (S,) each."""
-        table = np.loadtxt(self.logs[replica], delimiter=",", skiprows=1, ndmin=2)
-        return dict(zip(COLUMNS, table.T, strict=True))
+        try:
+            table = np.loadtxt(self.logs[replica], delimiter=",", skiprows=1, ndmin=2)
+            return dict(zip(COLUMNS, table.T, strict=True))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.logs[replica]} is damaged ({error}); delete it, the trajectory and the "
+                "state, and begin anew."
+            ) from error
 
 
 def read_frames(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

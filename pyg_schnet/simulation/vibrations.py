@@ -51,6 +51,13 @@ class Vibrations:
         energy: eV.
         largest_force: eV/Å, on an atom that moves. Frequencies mean something where it is small.
         rigid_motions: Number of translations and rotations taken out.
+
+    Example:
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> relaxed = relax(EMT(), molecule("H2O"), 1e-4, progress=False).atoms
+        >>> vibrations(EMT(), relaxed, progress=False).modes.shape
+        (3, 3, 3)
     """
 
     atoms: "Atoms"
@@ -270,6 +277,17 @@ def vibrations_file(
         ValueError: If ASE cannot read it, ``output`` is the file itself or no name of an extended
             XYZ file, and as :func:`vibrations` and :func:`relax`.
         ArithmeticError: If the relaxation does not come to rest within ``steps``.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ase.build import molecule
+        >>> from ase.calculators.emt import EMT
+        >>> with TemporaryDirectory() as folder:
+        ...     start, end = f"{folder}/n2.xyz", f"{folder}/modes.extxyz"
+        ...     molecule("N2").write(start)
+        ...     modes, relaxed = vibrations_file(start, EMT(), end, progress=False)
+        >>> len(modes.frequencies), relaxed.converged
+        (1, True)
     """
     from ase.io import write
 

@@ -73,7 +73,11 @@ def finished(folder: Path) -> dict[str, Any] | None:
         folder: Of the run.
     """
     path = folder / "metrics.json"
-    metrics: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        metrics: dict[str, Any] = dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        what = str(error)[:100]
+        raise ValueError(f"{path} is damaged ({what}); train the member anew.") from error
     return metrics if metrics.get("stopped", "interrupted") != "interrupted" else None
 
 

@@ -1,5 +1,6 @@
 """Training, validation and test sets that do not overlap and can be read again."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,19 +42,35 @@ class Split:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it lacks one of the three.
+            ValueError: If it is damaged, lacks one of the three, or rows are no whole numbers.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no split file at {path}.")
+        try:
+            # Opened here: np.load leaves a damaged file open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {key: np.asarray(archive[key]) for key in archive}
+        except Exception as error:  # zipfile, zlib and NumPy raise whatever the bytes lead to
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            what = f"{type(error).__name__}: {str(error)[:100]}"
+            raise ValueError(
+                f"{path} cannot be read as a split ({what}); make it again with Split.save."
+            ) from error
         parts = []
-        with np.load(path, allow_pickle=False) as file:
-            for name in ("train", "val", "test"):
-                key = name if name in file else f"{name}_idx"
-                if key not in file:
-                    raise ValueError(
-                        f"{path} has no array {name!r} (or '{name}_idx'); it holds {list(file)}."
-                    )
-                parts.append(torch.from_numpy(file[key].astype(np.int64)))
+        for name in ("train", "val", "test"):
+            key = name if name in arrays else f"{name}_idx"
+            if key not in arrays:
+                raise ValueError(
+                    f"{path} has no array {name!r} (or '{name}_idx'); it holds {list(arrays)}."
+                )
+            rows = arrays[key]
+            if rows.ndim != 1 or rows.dtype.kind not in "iu" or (rows.size and rows.min() < 0):
+                raise ValueError(
+                    f"{path}: {key} must be row numbers of 0 or more, shape (n,), got {rows.dtype} "
+                    f"of shape {rows.shape}."
+                )
+            parts.append(torch.from_numpy(rows.astype(np.int64)))
         return cls(*parts)
 
 

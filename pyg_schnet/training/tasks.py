@@ -89,14 +89,31 @@ def read_config(folder: Path) -> tuple[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no run.
+        ValueError: If its configuration is damaged.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no run in {folder}: config.yaml is missing.")
-    options = yaml.safe_load(path.read_text())
-    name = next(of for option, of in OWN_OPTION.items() if option in options)
-    known = CONFIGS[name].__dataclass_fields__
-    return name, CONFIGS[name](**{key: options[key] for key in known if key in options})
+    try:
+        options = yaml.safe_load(path.read_text())
+        name = next((of for option, of in OWN_OPTION.items() if option in options), None)
+        if name is None:
+            raise ValueError(f"it has none of {', '.join(OWN_OPTION)}")
+        known = CONFIGS[name].__dataclass_fields__
+        given = {key: options[key] for key in known if key in options}
+        for key, value in given.items():
+            _check_type(key, value, known[key].default)
+        return name, CONFIGS[name](**given)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is no configuration of a run ({what}).") from error
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    """Refuse what is of another type than the default of its option, where that tells."""
+    kinds: Any = (int, float) if isinstance(default, float) else type(default)
+    if isinstance(default, bool | int | float | str) and not isinstance(value, kinds):
+        raise ValueError(f"{key} is {value!r} and must be like {default!r}")
 
 
 def make_table(config: RunConfig, *datasets: InMemoryDataset) -> MoleculeTable:

@@ -386,6 +386,11 @@ def test_a_cap_that_drops_nothing_is_silent():
             {"cell": torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 0, 1]])},
         ),
         ("cell of graph 0 is .*must be finite", {"cell": torch.full((3, 3), torch.nan)}),
+        ("periodic vector of 2e\\+06 Å", {"cell": 2e6 * torch.eye(3)}),
+        (
+            "layers 0.0005 Å apart",
+            {"cell": torch.tensor([[3.0, 0, 0], [0, 3, 0], [1, 1, 5e-4]], dtype=torch.float64)},
+        ),
         ("cell is for 1 graphs but batch has 2", {"cell": torch.eye(3)[None]}),
         ("pbc is for 1 graphs", {"cell": torch.eye(3), "pbc": torch.ones(1, 3) > 0}),
         ("pbc must be booleans", {"cell": torch.eye(3), "pbc": torch.ones(3)}),

@@ -1,0 +1,1 @@
+"""What becomes of data, runs and numbers where processes are killed and precision is low."""
