@@ -45,6 +45,24 @@ def test_the_command_writes_a_table(small_rows, tmp_path, capsys):
     assert "ratio" in capsys.readouterr().out
 
 
+def test_groups_that_are_not_measured_again_are_kept(small_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite.loading, "measure", lambda: [{"way": "by foot"}])
+    suite.run(["inference", "loading"], tmp_path, seconds=0.01)
+    first = json.loads((tmp_path / "speed_cpu.json").read_text())
+    assert "facts_of" not in first
+    suite.run(["training"], tmp_path, seconds=0.01)
+    both = json.loads((tmp_path / "speed_cpu.json").read_text())
+    assert both["loading"] == [{"way": "by foot"}] and both["rows"][:4] == first["rows"]
+    assert [row["group"] for row in both["rows"]] == ["inference"] * 4 + ["training"] * 2
+    assert both["facts_of"] == {"inference": first["facts"], "loading": first["facts"]}
+    suite.run(["inference"], tmp_path, seconds=0.01)
+    again = json.loads((tmp_path / "speed_cpu.json").read_text())
+    assert again["rows"][4:] == both["rows"][4:] and again["rows"][0] != both["rows"][0]
+    assert again["facts_of"] == {"training": both["facts"], "loading": first["facts"]}
+    text = (tmp_path / "speed_cpu.md").read_text()
+    assert text.count("\n| ") == 7 and "- training, measured before: " in text
+
+
 def test_an_unknown_group_is_refused():
     with pytest.raises(ValueError, match="groups must be among .*, got lunch"):
         suite.run(["lunch"])

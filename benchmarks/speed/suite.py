@@ -30,6 +30,9 @@ def run(
 ) -> dict[str, Any]:
     """Measure and print; write ``speed_DEVICE.json`` and ``.md`` into ``output`` if given.
 
+    Groups of an earlier record there that are not measured now are kept, with the facts of their
+    time under ``facts_of``.
+
     Args:
         groups: Some of :data:`GROUPS`.
         output: Folder.
@@ -72,7 +75,7 @@ def run(
 
         result["scaling"] = scaling.measure(device, output)
     if output is not None:
-        _write(result, Path(output), device)
+        _write(_with_earlier(result, groups, Path(output), device), Path(output), device)
     return result
 
 
@@ -137,10 +140,38 @@ def facts(device: str) -> dict[str, Any]:
     }
 
 
+def _with_earlier(
+    result: dict[str, Any], groups: Sequence[str], folder: Path, device: str
+) -> dict[str, Any]:
+    """The result with what an earlier record has of other groups."""
+    path = folder / f"speed_{device}.json"
+    if not path.is_file():
+        return result
+    earlier = json.loads(path.read_text())
+    facts_of = earlier.get("facts_of", {})
+    kept = {}
+    for group in (group for group in GROUPS if group not in groups):
+        rows = [row for row in earlier.get("rows", ()) if row["group"] == group]
+        if rows:
+            result["rows"] = sorted(
+                [*result.get("rows", ()), *rows], key=lambda row: GROUPS.index(row["group"])
+            )
+        elif group in earlier:
+            result[group] = earlier[group]
+        else:
+            continue
+        kept[group] = facts_of.get(group, earlier["facts"])
+    return result | ({"facts_of": kept} if kept else {})
+
+
 def _write(result: dict[str, Any], folder: Path, device: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# Speed against PyG's SchNet on {result['facts']['device']}", ""]
     lines += [f"- {key}: {value}" for key, value in result["facts"].items()]
+    for group, known in result.get("facts_of", {}).items():
+        other = {k: v for k, v in known.items() if v != result["facts"].get(k)}
+        said = ", ".join(f"{key} {value}" for key, value in other.items()) or "the same"
+        lines.append(f"- {group}, measured before: {said}")
     if "rows" in result:
         columns = ("work", "PyG ms", "ours ms", "ratio", "quartiles", "asked for", "SchNetPack")
         lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
