@@ -13,6 +13,7 @@ where a network makes the matrix :math:`A` of each edge from the type of its bon
 import copy
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,8 @@ class _Training:
         self.average.load_state_dict(at.weights)
         if state is not None:
             state.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder stays if it holds something else
+                state.parent.rmdir()
         return {
             "val_mae": at.best,
             "best_step": at.best_step,

@@ -195,7 +195,7 @@ def metrics_of(
     if row.predictor != "schnet":
         print(f"{row.name}, seed {seed}: {row.predictor}", flush=True)
         task = _cut(make_task(row, config), size)
-        state = runs / f"{row.name}{'' if size is None else f'-of-{size}'}" / f"seed{seed}.ckpt"
+        state = runs / f"{row.name}{'' if size is None else f'-of-{size}'}-seed{seed}.ckpt"
         return _baseline(row.predictor, task, config, runs, state)
     if row.model_of is None:
         name = row.name if size is None or size == config.train_size else f"{row.name}-of-{size}"
