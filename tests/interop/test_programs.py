@@ -174,6 +174,7 @@ def test_a_program_runs_without_the_package(tmp_path):
     assert_same_without_the_package(tmp_path, model, tmp_path / "model.pt2", "export")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 def test_a_compiled_package_runs_without_the_package(tmp_path):

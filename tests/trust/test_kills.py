@@ -34,6 +34,7 @@ def test_a_round_of_each_kind_loses_nothing(tmp_path):
     check(rounds(tmp_path, KINDS, 1), KINDS, 1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_path_integrals_survive_kills_of_the_whole_command(tmp_path):
     pytest.importorskip("ipi", reason="i-PI is not installed")

@@ -59,6 +59,7 @@ def test_a_damaged_file_is_told_in_one_sentence_and_leaves_nothing(name, tmp_pat
     read_many(name, tmp_path, QUICK)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_a_file_damaged_in_many_ways_is_told(name, tmp_path):
@@ -128,6 +129,7 @@ def test_arrays_of_any_shape_and_type_are_told(name, tmp_path):
     arrays_changed(name, tmp_path, QUICK)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS_OF_ARRAYS)
 def test_arrays_of_many_shapes_and_types_are_told(name, tmp_path):
