@@ -349,6 +349,14 @@ def test_data_sets_of_forces_are_described_prepared_and_made(md17, tmp_path, cap
     assert "unobtainium" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "pyg_schnet.cli", "datasets", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_an_interrupt_ends_with_a_sentence(monkeypatch, capsys):
     def interrupted(options):
         raise KeyboardInterrupt

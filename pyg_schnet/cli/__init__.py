@@ -1,5 +1,7 @@
 """The command line: each verb calls one function of the rooms."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,7 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = with_paths_joined(with_underscores(sys.argv[1:] if argv is None else argv))
     options = made.parse_args(with_resumed_config(arguments))
     try:
-        return _VERBS[options.verb].run(options[options.verb]) or 0
+        code = _VERBS[options.verb].run(options[options.verb]) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (
         ValueError,
         FileNotFoundError,
