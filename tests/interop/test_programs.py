@@ -96,6 +96,15 @@ def test_programs_of_all_models_have_their_energies_forces_and_virials(name):
         assert_same(got, want)
 
 
+@pytest.mark.parametrize("name", ["schnet", "dtnn"])
+def test_edges_beyond_the_cutoff_as_of_a_list_with_a_skin_add_nothing(name):
+    model = random_weights(MODELS[name]())
+    program, structures = to_torch_export(model).module(), [skewed_crystal()]
+    near, far = inputs_of(structures, 4.5), inputs_of(structures, 7.0)
+    assert far[4].size(1) > near[4].size(1)
+    assert_same(program(*far), wanted(model, structures))
+
+
 def test_a_program_of_a_float32_model_sums_in_float64():
     model = random_weights(MODELS["schnet"]()).float()
     structures = [methanol()]

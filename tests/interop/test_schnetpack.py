@@ -175,6 +175,15 @@ def test_units_become_ev_and_calculators_take_the_model():
         np.testing.assert_allclose(value, want, rtol=1e-6, atol=1e-7)
 
 
+def test_the_row_of_padding_becomes_zero():
+    state = state_of(ARRAYS_2, "energy")
+    name = next(key for key in state if key.endswith("embedding.weight"))
+    state[name] = state[name].clone()
+    state[name][0] = 1.0
+    model = from_schnetpack(state, CASES_2["energy"])
+    assert not model.embedding.weight[0].any() and model.embedding.weight[1:].any()
+
+
 def test_calculators_and_files_heed_the_activation_of_the_head(tmp_path):
     model = from_schnetpack(state_of(ARRAYS_2, "gap"), CASES_2["gap"])
     data = structure("methanol")
