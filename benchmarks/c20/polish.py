@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -194,13 +195,15 @@ def structures(options: Options) -> MoleculeTable:
 def _test(model: SchNet, table: MoleculeTable, rows: Tensor, folder: Path) -> Result:
     """Errors of the test set; as a run writes them, its predictions are written."""
     found = evaluate_forces(model, table, rows)
+    aside = folder / "predictions.part.npz"
     np.savez(
-        folder / "predictions.npz",
+        aside,
         rows=rows.numpy(),
         num_atoms=table.num_atoms[rows].numpy(),
         forces_prediction=found.forces.prediction.numpy(),
         forces_reference=found.forces.reference.numpy(),
     )
+    os.replace(aside, folder / "predictions.npz")
     return {
         "energy": found.energy.mae() / KCAL_PER_MOL,
         "energy_rmse": found.energy.rmse() / KCAL_PER_MOL,
